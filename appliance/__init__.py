@@ -1,0 +1,6 @@
+"""Carillon, a self-hosted push-notification appliance.
+
+Owns everything that runs: HTTP surface, hub, delivery, storage, command line. Imports `wizard` only in `asgi` and `cli`.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,14 @@
+"""The machine's own clock."""
+
+import time
+from datetime import UTC, datetime
+
+
+class SystemClock:
+    """`domain.clock.Clock` over the operating system's clocks."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
