@@ -60,7 +60,7 @@ class PushDisabled(Forbidden):
     title = "Push is off for this app"
 
     def __init__(self) -> None:
-        super().__init__("Ask an admin to enable push: PATCH /push/config/{app_id} with {\"enabled\": true}.")
+        super().__init__('Ask an admin to enable push: PATCH /push/config/{app_id} with {"enabled": true}.')
 
 
 class NotEnrolled(Forbidden):
@@ -191,4 +191,6 @@ class OutOfSpace(Unavailable):
     status = 507
 
     def __init__(self) -> None:
-        super().__init__("Nothing was accepted. Free some space on the data disk; no restart is needed.", retry_after_s=30)
+        super().__init__(
+            "Nothing was accepted. Free some space on the data disk; no restart is needed.", retry_after_s=30
+        )

@@ -1,0 +1,235 @@
+"""Typed settings: one documented field for each variable.
+
+Precedence: process environment (`NAME`, or `NAME_FILE` naming a file that holds the value) over the `.env` in the data
+folder over the default. A value that cannot be understood stops the start with the name, the value's fault and the fix.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from pathlib import Path
+
+from appliance.domain.secret import Secret
+
+ENV_FILE = ".env"
+
+
+class DeliveryMode(IntEnum):
+    """How remote pushes leave. Stored as the number where an app overrides it."""
+
+    LOCAL = 0
+    RELAY = 1
+    FIREBASE = 2
+
+
+class SettingsError(ValueError):
+    """A setting cannot be understood; the text names it and says the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set from outside. Each field's name in upper case is its variable."""
+
+    data_dir: Path
+    """Folder that holds the database, the keys and `.env`. Mode 700."""
+    secret_key: Secret
+    """At least 32 characters; seals what is secret at rest. Made on first start and kept in `.env`."""
+    secret_key_previous: Secret
+    """The key before the last rotation: still opens what it sealed."""
+    host: str = "0.0.0.0"  # noqa: S104 - phones must reach it
+    """Address to listen on."""
+    port: int = 8480
+    """TCP port to listen on."""
+    public_url: str = ""
+    """Address under which people and phones reach this server, without a path, e.g. https://push.example.org."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses of reverse proxies whose X-Forwarded-* headers count, separated by commas."""
+    tls_cert: Path | None = None
+    """PEM file with the certificate chain; with `tls_key` the server speaks https itself."""
+    tls_key: Path | None = None
+    """PEM file with the certificate's private key."""
+    database_url: Secret = Secret("")
+    """postgresql://… ; SQLite in the data folder when unset."""
+    delivery_mode: DeliveryMode = DeliveryMode.LOCAL
+    """relay, firebase or local: how remote pushes leave the house."""
+    push_max_batch_size: int = 500
+    """Most targets of one bulk or batch send, 1 to 5000."""
+    access_token_minutes: int = 30
+    """Lifetime of a user's access token in minutes, 1 to 1440. App tokens live an hour."""
+    refresh_token_days: int = 60
+    """Lifetime of a refresh token in days, 1 to 365."""
+    retention_days: int = 30
+    """How long notifications stay readable in the inbox, in days, 1 to 3650."""
+    hub_max_connections: int = 10_000
+    """Most hub connections at once; one more gets 503 with Retry-After."""
+    hub_max_connections_per_user: int = 2_000
+    """Most hub connections of one user."""
+    http_backlog: int = 4096
+    """Most TCP connections that wait or are open at once."""
+    runtime_threads: int = 0
+    """Threads of the HTTP runtime; 0 = two, or one on a single core."""
+    oidc_issuer: str = ""
+    """https URL of an OpenID Connect issuer whose tokens are accepted as users."""
+    oidc_audience: str = ""
+    """The audience those tokens must name. Needed with `oidc_issuer`."""
+    outbound_allow: tuple[str, ...] = ()
+    """Private networks, hosts or host:port pairs that outbound requests may reach, separated by commas."""
+    log_format: str = "text"
+    """text or json."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+
+    @property
+    def env_file(self) -> Path:
+        return self.data_dir / ENV_FILE
+
+    @property
+    def is_https(self) -> bool:
+        return self.tls_cert is not None or self.public_url.startswith("https://")
+
+
+_LIMITS = {
+    "port": (1, 65_535),
+    "push_max_batch_size": (1, 5_000),
+    "access_token_minutes": (1, 1_440),
+    "refresh_token_days": (1, 365),
+    "retention_days": (1, 3_650),
+    "hub_max_connections": (1, 1_000_000),
+    "hub_max_connections_per_user": (1, 1_000_000),
+    "http_backlog": (64, 65_535),
+    "runtime_threads": (0, 64),
+}
+_CHOICES = {"log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error")}
+MIN_SECRET_KEY_CHARS = 32
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """Give the data folder when none is named: /var/lib/carillon for root, else the user's own data folder."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/carillon")
+    home = environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return Path(home) / "carillon"
+
+
+def load_settings(data_dir: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Read all settings. Raises `SettingsError`, which names the variable and the fix."""
+    environ = os.environ if environ is None else environ
+    folder = data_dir or (Path(environ["DATA_DIR"]) if environ.get("DATA_DIR") else default_data_dir(environ))
+    folder = folder.expanduser().absolute()
+    kept = read_env_file(folder / ENV_FILE)
+    values: dict[str, object] = {"data_dir": folder}
+    for field in fields(Settings):
+        if field.name == "data_dir":
+            continue
+        text = _value_of(field.name.upper(), environ, kept)
+        if text is None:
+            continue
+        values[field.name] = _parse(field.name, str(field.type), text)
+    values.setdefault("secret_key", Secret(""))
+    values.setdefault("secret_key_previous", Secret(""))
+    settings = Settings(**values)  # type: ignore[arg-type]
+    _check_together(settings)
+    return settings
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Read `NAME=value` lines; values may be in single or double quotes. A missing file is empty."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}. Check its owner and mode.") from error
+    values: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        name = name.removeprefix("export ").strip()
+        if not equals or not name.isidentifier():
+            raise SettingsError(f"{path}, line {number}: write it as NAME=value.")
+        values[name.upper()] = _unquote(value.strip())
+    return values
+
+
+def quote_env_value(value: str) -> str:
+    """Give a value as `.env` holds it: bare where that is safe, else in double quotes with escapes."""
+    if value and all(character.isalnum() or character in "_-./:@,+=" for character in value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
+    return f'"{escaped}"'
+
+
+def _unquote(value: str) -> str:
+    if len(value) >= 2 and value[0] == value[-1] == "'":
+        return value[1:-1]
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        plain: list[str] = []
+        characters = iter(value[1:-1])
+        for character in characters:
+            if character == "\\":
+                following = next(characters, "\\")
+                plain.append({"n": "\n", "r": "\r"}.get(following, following))
+            else:
+                plain.append(character)
+        return "".join(plain)
+    return value
+
+
+def _value_of(name: str, environ: Mapping[str, str], kept: Mapping[str, str]) -> str | None:
+    if (given := environ.get(name)) is not None and given != "":
+        return given
+    if file := environ.get(f"{name}_FILE"):
+        try:
+            return Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{name}_FILE names {file}, which cannot be read: {error}.") from error
+    value = kept.get(name)
+    return None if value == "" else value
+
+
+def _parse(name: str, kind: str, text: str) -> object:
+    variable = name.upper()
+    if "Secret" in kind:
+        return Secret(text)
+    if "DeliveryMode" in kind:
+        try:
+            return DeliveryMode[text.upper()]
+        except KeyError:
+            raise SettingsError(f"{variable} is {text!r}: choose relay, firebase or local.") from None
+    if "int" in kind:
+        return _parse_number(name, text)
+    if "tuple" in kind:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if "Path" in kind:
+        return Path(text).expanduser()
+    if name in _CHOICES and text.lower() not in _CHOICES[name]:
+        raise SettingsError(f"{variable} is {text!r}: choose {', '.join(_CHOICES[name])}.")
+    return text.lower() if name in _CHOICES else text
+
+
+def _parse_number(name: str, text: str) -> int:
+    least, most = _LIMITS[name]
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        raise SettingsError(f"{name.upper()} is {text!r}: give a whole number from {least} to {most}.")
+    return number
+
+
+def _check_together(settings: Settings) -> None:
+    if settings.secret_key and len(settings.secret_key.reveal()) < MIN_SECRET_KEY_CHARS:
+        raise SettingsError(f"SECRET_KEY is too short: give at least {MIN_SECRET_KEY_CHARS} characters.")
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        raise SettingsError("TLS_CERT and TLS_KEY go together: set both or neither.")
+    if bool(settings.oidc_issuer) != bool(settings.oidc_audience):
+        raise SettingsError("OIDC_ISSUER and OIDC_AUDIENCE go together: set both or neither.")
+    if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
+        raise SettingsError(f"PUBLIC_URL is {settings.public_url!r}: begin it with http:// or https://.")
+    url = settings.database_url.reveal()
+    if url and not url.startswith(("postgresql://", "postgres://")):
+        raise SettingsError("DATABASE_URL: give postgresql://…, or leave it out for SQLite.")

@@ -1,0 +1,88 @@
+"""PostgreSQL: the writer's connection (psycopg, synchronous, on the writer's thread)."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import psycopg
+
+from appliance.domain.errors import CarillonError, OutOfSpace, Unavailable
+from appliance.domain.secret import Secret
+from appliance.storage.sql import Row, percent_marks
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 10
+
+
+class PostgresWriterConnection:
+    """The one writing connection of this node, as `storage.writer.Writer` drives it. Reopened when it breaks."""
+
+    def __init__(self, url: Secret) -> None:
+        self._url = url
+        self._connection: psycopg.Connection[Row]
+
+    def open(self) -> None:
+        self._connection = psycopg.connect(
+            self._url.reveal(), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="carillon"
+        )
+        self._connection.execute("SET TIME ZONE 'UTC'")
+
+    def begin(self) -> None:
+        if self._connection.closed or self._connection.broken:
+            self.open()
+        self._connection.execute("BEGIN")
+
+    def begin_job(self) -> None:
+        self._connection.execute("SAVEPOINT job")
+
+    def keep_job(self) -> None:
+        self._connection.execute("RELEASE SAVEPOINT job")
+
+    def undo_job(self) -> bool:
+        if self._connection.closed or self._connection.broken:
+            return False
+        self._connection.execute("ROLLBACK TO SAVEPOINT job")
+        self._connection.execute("RELEASE SAVEPOINT job")
+        return True
+
+    def commit(self) -> None:
+        self._connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        try:
+            if not (self._connection.closed or self._connection.broken):
+                self._connection.execute("ROLLBACK")
+        except psycopg.Error:
+            logger.exception("writer_rollback_failed")
+            self._connection.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def translate(self, error: Exception) -> CarillonError | None:
+        if isinstance(error, psycopg.errors.DiskFull):
+            return OutOfSpace()
+        if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
+            return Unavailable("The database asked to try again; nothing was accepted.")
+        if isinstance(error, psycopg.OperationalError):
+            return Unavailable("The database does not answer; nothing was accepted.", retry_after_s=5)
+        return None
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        return self._connection.execute(percent_marks(sql), [_value(value) for value in parameters]).rowcount
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.executemany(percent_marks(sql), [[_value(value) for value in row] for row in rows])
+
+    def fetch_one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
+        return self._connection.execute(percent_marks(sql), [_value(value) for value in parameters]).fetchone()
+
+    def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        return self._connection.execute(percent_marks(sql), [_value(value) for value in parameters]).fetchall()
+
+
+def _value(value: Any) -> Any:
+    # psycopg adapts an IntEnum by its class, which PostgreSQL does not know.
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

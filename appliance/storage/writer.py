@@ -1,0 +1,204 @@
+"""The single writer: every hot-path write is a job, jobs are committed in groups, and each caller then gets its answer.
+
+Theory of operation
+-------------------
+One thread owns the one writing connection. It takes the jobs that queued up while the last commit was under way (no
+lingering: the commit itself is the window), runs them in one transaction, each under a savepoint of its own, commits
+once — with `synchronous=FULL` that is one fsync for the whole group — and only then completes all callers with a single
+hop back to the event loop.
+
+A job is a plain function of the transaction. If it raises, only its own savepoint is rolled back and its caller gets
+the exception; the others are not disturbed. If the commit fails, everybody in the group gets `Unavailable` or
+`OutOfSpace`: nobody is told yes before the data is safe.
+
+Bounds: at most `max_waiting` jobs queue (one more gets `Unavailable` at once), at most `max_group` share a commit.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from appliance.domain.errors import CarillonError, Unavailable
+from appliance.storage.sql import Row
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_GROUP = 256
+MAX_WAITING = 20_000
+
+
+class Transaction(Protocol):
+    """What a job may do. Synchronous: it runs on the writer's own thread."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run a statement and give the number of rows it changed."""
+
+    def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run a statement once for each row of parameters."""
+
+    def fetch_one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
+        """Run a statement and give its first row."""
+
+    def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
+        """Run a statement and give all its rows."""
+
+
+class WriterConnection(Transaction, Protocol):
+    """A database connection as the writer drives it; one implementation for each database."""
+
+    def open(self) -> None: ...
+
+    def begin(self) -> None: ...
+
+    def begin_job(self) -> None: ...
+
+    def keep_job(self) -> None: ...
+
+    def undo_job(self) -> bool:
+        """Roll the current job back. False: the whole group is lost, the database has ended the transaction."""
+
+    def commit(self) -> None: ...
+
+    def rollback(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def translate(self, error: Exception) -> CarillonError | None:
+        """Give the refusal that a driver's error means (full disk, locked, connection lost), or None for a bug."""
+
+
+Job = Callable[[Transaction], T]
+_Pending = tuple[Job[Any], asyncio.Future[Any]]
+_Settled = tuple[asyncio.Future[Any], Any, BaseException | None]
+
+
+class Writer:
+    """Commits jobs in groups. Make it in the running event loop; `start` and `close` bracket its thread."""
+
+    def __init__(self, connection: WriterConnection, *, max_group: int = MAX_GROUP, max_waiting: int = MAX_WAITING):
+        self._connection = connection
+        self._max_group = max_group
+        self._max_waiting = max_waiting
+        self._waiting: deque[_Pending] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.groups = 0
+        self.jobs = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs queue right now."""
+        return len(self._waiting)
+
+    async def start(self) -> None:
+        """Open the connection on the writer's thread; raises what opening raises."""
+        self._loop = asyncio.get_running_loop()
+        opened: asyncio.Future[Any] = self._loop.create_future()
+        self._thread = threading.Thread(
+            target=self._run, args=(self._loop, opened), name="carillon-writer", daemon=True
+        )
+        self._thread.start()
+        await opened
+
+    async def commit(self, job: Job[T]) -> T:
+        """Run the job, commit it and give its result.
+
+        Raises what the job raised (then nothing of it is kept), `Unavailable` when the queue is full or the database
+        did not answer, `OutOfSpace` when the disk is full. Jobs run in the order of the calls. A cancelled caller does
+        not undo its job.
+        """
+        loop = self._loop
+        if loop is None or self._closing:
+            raise Unavailable("The server is stopping; try again in a moment.")
+        if len(self._waiting) >= self._max_waiting:
+            raise Unavailable("The server has too many writes waiting; nothing was accepted.", retry_after_s=2)
+        future: asyncio.Future[T] = loop.create_future()
+        with self._wake:
+            self._waiting.append((job, future))
+            self._wake.notify()
+        return await future
+
+    async def close(self) -> None:
+        """Finish what queues, then close the connection."""
+        thread = self._thread
+        if thread is None:
+            return
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        await asyncio.to_thread(thread.join)
+        self._thread = None
+
+    def _run(self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[Any]) -> None:
+        try:
+            self._connection.open()
+        except Exception as error:
+            loop.call_soon_threadsafe(_settle_one, opened, error)
+            return
+        loop.call_soon_threadsafe(_settle_one, opened, None)
+        while group := self._take():
+            settled = self._commit_group(group)
+            self.groups += 1
+            self.jobs += len(group)
+            try:
+                loop.call_soon_threadsafe(_settle, settled)
+            except RuntimeError:
+                # The loop is gone (a hard stop): the data is committed, nobody is left to be told.
+                break
+        self._connection.close()
+
+    def _take(self) -> list[_Pending]:
+        with self._wake:
+            while not self._waiting and not self._closing:
+                self._wake.wait()
+            count = min(len(self._waiting), self._max_group)
+            return [self._waiting.popleft() for _ in range(count)]
+
+    def _commit_group(self, group: list[_Pending]) -> list[_Settled]:
+        connection = self._connection
+        settled: list[_Settled] = []
+        try:
+            connection.begin()
+            for job, future in group:
+                connection.begin_job()
+                try:
+                    result = job(connection)
+                except Exception as error:
+                    if not connection.undo_job():
+                        raise
+                    settled.append((future, None, connection.translate(error) or error))
+                else:
+                    connection.keep_job()
+                    settled.append((future, result, None))
+            connection.commit()
+        except Exception as error:
+            refusal = connection.translate(error)
+            if refusal is None:
+                logger.exception("writer_group_failed")
+                refusal = Unavailable("The database refused the write; nothing was accepted.")
+            else:
+                logger.error("writer_group_refused", extra={"code": refusal.code, "jobs": len(group)})
+            connection.rollback()
+            return [(future, None, refusal) for _, future in group]
+        return settled
+
+
+def _settle(settled: list[_Settled]) -> None:
+    for future, result, error in settled:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+
+def _settle_one(future: asyncio.Future[Any], error: BaseException | None) -> None:
+    _settle([(future, None, error)])
