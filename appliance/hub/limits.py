@@ -1,0 +1,53 @@
+"""The hub's bounds, all in one place."""
+
+from dataclasses import dataclass, field
+
+from appliance.hub.protocol import ProtocolTimes
+
+
+@dataclass(frozen=True, slots=True)
+class HubLimits:
+    """Every bound of the hub; what happens at each is said beside it."""
+
+    protocol: ProtocolTimes = field(default_factory=ProtocolTimes)
+
+    connections: int = 10_000
+    """Open connections in all. Beyond it: 503 with a jittered Retry-After."""
+    connections_per_user: int = 2_000
+    """Open connections of one user. Beyond it: 503."""
+    handshakes_pending: int = 2_000
+    """Connections that have not finished their handshake. Beyond it: 503."""
+    negotiations_pending: int = 10_000
+    """Ids given out and not opened yet. Beyond it: 503."""
+    negotiations_pending_per_user: int = 2_000
+    """Ids given out to one user and not opened yet. Beyond it: 503."""
+    negotiation_lifetime_s: float = 15.0
+    """An id that was not opened for so long is forgotten (404)."""
+
+    outbox_bytes: int = 262_144
+    """Bytes waiting behind a write that has not finished. Beyond it the connection is cut: `slow_reader`."""
+    write_deadline_s: float = 10.0
+    """Longest single write. Beyond it the connection is cut: `slow_reader`."""
+    close_deadline_s: float = 5.0
+    """Longest wait for the last frames and for the peer's close frame; then the socket is dropped."""
+
+    acknowledgements_in_flight: int = 256
+    """`Acknowledge` calls of one connection that wait for the disk. At the bound the connection is not read."""
+    offers_remembered: int = 1_024
+    """Offers of one session whose round trip is measured; the oldest is forgotten first."""
+    replay_batch: int = 1_000
+    """Most notifications of one replay."""
+    replay_pending: int = 1_024
+    """Live offers held back while a replay runs. Beyond it offers are refused and a second round fetches them."""
+    fanout_pending: int = 100_000
+    """Sends waiting for their turn in a large fan-out. Beyond it the fan-out runs on without giving way."""
+
+    backend_deadline_s: float = 10.0
+    """Longest wait for the layers above. Beyond it the call fails, the connection stays."""
+    window_first_s: float = 4.0
+    """Acknowledgement window of a session that was not measured yet."""
+    window_least_s: float = 2.0
+    window_most_s: float = 10.0
+
+    retry_after_least_s: int = 1
+    retry_after_most_s: int = 10
