@@ -13,6 +13,7 @@ from pathlib import Path
 from appliance.domain.secret import Secret
 
 ENV_FILE = ".env"
+_NO_SECRET = Secret("")
 
 
 class DeliveryMode(IntEnum):
@@ -49,7 +50,7 @@ class Settings:
     """PEM file with the certificate chain; with `tls_key` the server speaks https itself."""
     tls_key: Path | None = None
     """PEM file with the certificate's private key."""
-    database_url: Secret = Secret("")
+    database_url: Secret = _NO_SECRET
     """postgresql://… ; SQLite in the data folder when unset."""
     delivery_mode: DeliveryMode = DeliveryMode.LOCAL
     """relay, firebase or local: how remote pushes leave the house."""
