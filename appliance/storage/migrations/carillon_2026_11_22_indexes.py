@@ -8,6 +8,7 @@ VERSION = "1.38.0"
 DESCRIPTION = "Indexes for the engine, the replay and the timeline"
 
 INDEXES = (
+    "CREATE INDEX notification_scheduled ON notification (send_at) WHERE state = 0",
     "CREATE INDEX delivery_due ON delivery (due_at) WHERE due_at IS NOT NULL",
     "CREATE INDEX delivery_device_open ON delivery (device) WHERE settled_at IS NULL",
     'CREATE UNIQUE INDEX notification_user_sequence ON notification ("user", sequence)',

@@ -1,0 +1,273 @@
+"""Moving deliveries: what the engine reads and writes. Every update is guarded by the ladder's table.
+
+A guard that does not hold changes nothing: an acknowledgement that came first, or a withdrawal, wins over what the
+engine had planned.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from appliance.domain.device import AddressKind, Platform
+from appliance.domain.identifier import make_id
+from appliance.domain.ladder import DeliveryState, Event, advance, is_settled, sources
+from appliance.domain.notification import Content
+from appliance.domain.outcome import OutcomeKind
+from appliance.storage.sending import content_of
+from appliance.storage.sql import bytes_of, instant_of, marks, uuid_of
+from appliance.storage.writer import Job, Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt as it is recorded; `reason` in plain words, without payload or secret."""
+
+    channel: int
+    started_at: datetime
+    latency_ms: int | None
+    outcome: OutcomeKind
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One step of one delivery: the event, the attempt that caused it (if any), and when to look again (if open)."""
+
+    delivery_id: UUID
+    event: Event | None
+    attempt: AttemptRow | None = None
+    due_at: datetime | None = None
+    provider_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A delivery that the engine must look at now, with all that a channel needs."""
+
+    id: UUID
+    notification_id: UUID
+    device_id: UUID
+    user_id: UUID
+    app_id: UUID
+    state: DeliveryState
+    attempts: int
+    content: Content
+    sequence: int
+    released_at: datetime
+    expires_at: datetime
+    address_kind: AddressKind
+    platform: Platform
+    address_sealed: bytes
+    device_retired: bool
+
+
+def move_job(moves: Sequence[Move], now: datetime) -> Job[list[bool]]:
+    """Make the job that applies the moves in order; tells for each whether its guard held.
+
+    An attempt is recorded even where the guard did not hold: a late acknowledgement is still a fact.
+    """
+
+    def job(transaction: Transaction) -> list[bool]:
+        return [_apply(transaction, move, now) for move in moves]
+
+    return job
+
+
+def claim_job(delivery_ids: Sequence[UUID], lease_until: datetime) -> Job[list[UUID]]:
+    """Make the job that claims deliveries for a remote try until `lease_until`; gives those that could be claimed."""
+
+    def job(transaction: Transaction) -> list[UUID]:
+        claimable = sources(Event.CLAIM)
+        rows = transaction.fetch_all(
+            "UPDATE delivery SET state = ?, attempts = attempts + 1, lease_until = ?, due_at = ? "  # noqa: S608 - marks
+            f"WHERE id IN ({marks(len(delivery_ids))}) AND state IN ({marks(len(claimable))}) RETURNING id",
+            (DeliveryState.CLAIMED, lease_until, lease_until, *delivery_ids, *claimable),
+        )
+        return [uuid_of(row[0]) for row in rows]
+
+    return job
+
+
+def acknowledge_job(device_id: UUID, notification_id: UUID, attempt: AttemptRow, now: datetime) -> Job[bool]:
+    """Make the job that confirms the delivery of one notification to one device.
+
+    False when there is no such delivery: a foreign or unknown notification. Repeating it is harmless and records
+    nothing further.
+    """
+
+    def job(transaction: Transaction) -> bool:
+        row = transaction.fetch_one(
+            "SELECT id, state FROM delivery WHERE notification = ? AND device = ?", (notification_id, device_id)
+        )
+        if row is None:
+            return False
+        if DeliveryState(row[1]) is DeliveryState.CONFIRMED:
+            return True
+        _apply(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)
+        _touch_delivered(transaction, [device_id], now)
+        return True
+
+    return job
+
+
+def confirm_seen_job(device_id: UUID, cursor: int, attempt: AttemptRow, now: datetime) -> Job[int]:
+    """Make the job that confirms what the device's own cursor shows that it has; gives how many that settled."""
+
+    def job(transaction: Transaction) -> int:
+        rows = transaction.fetch_all(
+            "SELECT d.id FROM delivery d JOIN notification n ON n.id = d.notification "
+            "WHERE d.device = ? AND d.settled_at IS NULL AND n.sequence <= ?",
+            (device_id, cursor),
+        )
+        for row in rows:
+            _apply(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)
+        if rows:
+            _touch_delivered(transaction, [device_id], now)
+        return len(rows)
+
+    return job
+
+
+def recover_job(now: datetime) -> Job[int]:
+    """Make the job for the start of a single node: what was claimed or offered by a process that died is open again."""
+
+    def job(transaction: Transaction) -> int:
+        return transaction.execute(
+            "UPDATE delivery SET state = ?, lease_until = NULL, due_at = ? WHERE state IN (?, ?)",
+            (DeliveryState.QUEUED, now, DeliveryState.OFFERED, DeliveryState.CLAIMED),
+        )
+
+    return job
+
+
+def hand_back_job(delivery_ids: Sequence[UUID], now: datetime) -> Job[int]:
+    """Make the job that gives claims back at a graceful stop, without counting the try."""
+
+    def job(transaction: Transaction) -> int:
+        return transaction.execute(
+            "UPDATE delivery SET state = ?, lease_until = NULL, due_at = ?, attempts = attempts - 1 "  # noqa: S608
+            f"WHERE id IN ({marks(len(delivery_ids))}) AND state = ?",
+            (advance(DeliveryState.CLAIMED, Event.LEASE_LAPSED), now, *delivery_ids, DeliveryState.CLAIMED),
+        )
+
+    return job
+
+
+def expire_job(now: datetime, limit: int) -> Job[int]:
+    """Make the job that settles deliveries whose time to live has passed and that nobody holds, at most `limit`."""
+
+    def job(transaction: Transaction) -> int:
+        expirable = (DeliveryState.QUEUED, DeliveryState.OFFERED)
+        return transaction.execute(
+            "UPDATE delivery SET state = ?, settled_at = ?, due_at = NULL, lease_until = NULL WHERE id IN "
+            f"(SELECT id FROM delivery WHERE due_at <= ? AND expires_at <= ? AND state IN ({marks(2)}) "  # noqa: S608
+            "ORDER BY due_at LIMIT ?)",
+            (advance(DeliveryState.QUEUED, Event.EXPIRE), now, now, now, *expirable, limit),
+        )
+
+    return job
+
+
+def retire_device_job(device_id: UUID, reason: str, now: datetime) -> Job[None]:
+    """Make the job that retires a device on its provider's word: soft, and undone by registering again."""
+
+    def job(transaction: Transaction) -> None:
+        transaction.execute(
+            "UPDATE device SET retired_at = ?, retired_reason = ? WHERE id = ? AND retired_at IS NULL",
+            (now, reason, device_id),
+        )
+
+    return job
+
+
+DUE_SQL = (
+    'SELECT d.id, d.notification, d.device, d."user", n.app, d.state, d.attempts, n.sequence, n.released_at, '
+    "d.expires_at, v.address_kind, v.platform, v.address_sealed, v.retired_at, "
+    "n.title, n.body, n.data, n.type, n.priority, n.ttl_s, n.collapse_key "
+    "FROM delivery d JOIN notification n ON n.id = d.notification JOIN device v ON v.id = d.device "
+    "WHERE d.due_at <= ? ORDER BY d.due_at LIMIT ?"
+)
+"""Deliveries that are due, oldest first. Parameters: now, limit."""
+
+NEXT_DUE_SQL = "SELECT MIN(due_at) FROM delivery WHERE due_at IS NOT NULL"
+NEXT_SCHEDULED_SQL = "SELECT MIN(send_at) FROM notification WHERE state = 0"
+
+
+def due_of(row: Sequence[object]) -> Due:
+    """Read one row of `DUE_SQL`."""
+    return Due(
+        id=uuid_of(row[0]),
+        notification_id=uuid_of(row[1]),
+        device_id=uuid_of(row[2]),
+        user_id=uuid_of(row[3]),
+        app_id=uuid_of(row[4]),
+        state=DeliveryState(int(str(row[5]))),
+        attempts=int(str(row[6])),
+        sequence=int(str(row[7])),
+        released_at=instant_of(row[8]),
+        expires_at=instant_of(row[9]),
+        address_kind=AddressKind(int(str(row[10]))),
+        platform=Platform(int(str(row[11]))),
+        address_sealed=bytes_of(row[12]),
+        device_retired=row[13] is not None,
+        content=content_of(row[14:21]),
+    )
+
+
+def _apply(transaction: Transaction, move: Move, now: datetime) -> bool:
+    held = True
+    if move.event is not None:
+        legal = sources(move.event)
+        target = advance(legal[0], move.event)
+        settled = is_settled(target)
+        held = (
+            transaction.execute(
+                "UPDATE delivery SET state = ?, due_at = ?, lease_until = NULL, settled_at = ?, "  # noqa: S608 - marks
+                "channel = COALESCE(?, channel), provider_id = COALESCE(?, provider_id) "
+                f"WHERE id = ? AND state IN ({marks(len(legal))})",
+                (
+                    target,
+                    None if settled else move.due_at,
+                    now if settled else None,
+                    move.attempt.channel if move.attempt else None,
+                    move.provider_id,
+                    move.delivery_id,
+                    *legal,
+                ),
+            )
+            > 0
+        )
+    elif move.due_at is not None:
+        transaction.execute(
+            "UPDATE delivery SET due_at = ? WHERE id = ? AND settled_at IS NULL", (move.due_at, move.delivery_id)
+        )
+    if move.attempt is not None:
+        _record(transaction, move.delivery_id, move.attempt)
+    return held
+
+
+def _record(transaction: Transaction, delivery_id: UUID, attempt: AttemptRow) -> None:
+    transaction.execute(
+        "INSERT INTO attempt (id, delivery, number, channel, started_at, latency_ms, outcome, code, reason) "
+        "VALUES (?, ?, (SELECT COUNT(*) + 1 FROM attempt WHERE delivery = ?), ?, ?, ?, ?, ?, ?)",
+        (
+            make_id(attempt.started_at),
+            delivery_id,
+            delivery_id,
+            attempt.channel,
+            attempt.started_at,
+            attempt.latency_ms,
+            attempt.outcome,
+            attempt.code,
+            attempt.reason,
+        ),
+    )
+
+
+def _touch_delivered(transaction: Transaction, device_ids: Sequence[UUID], now: datetime) -> None:
+    transaction.execute(
+        f"UPDATE device SET last_delivered_at = ?, last_seen_at = ? WHERE id IN ({marks(len(device_ids))})",  # noqa: S608
+        (now, now, *device_ids),
+    )

@@ -1,0 +1,461 @@
+"""Accepting, releasing and withdrawing notifications: the transactions behind a 202.
+
+Each function makes a job for the writer. Everything that decides about a send — app, enrolment, quota, idempotency, the
+devices of the moment — is read and written inside that one job, so that races are decided by the database.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+from uuid import UUID
+
+import msgspec
+
+from appliance.domain.device import AddressKind
+from appliance.domain.errors import (
+    Forbidden,
+    IdempotencyMismatch,
+    InvalidTargets,
+    NotEnrolled,
+    NotFound,
+    PushDisabled,
+    QuotaExceeded,
+)
+from appliance.domain.identifier import make_id
+from appliance.domain.ladder import DeliveryState, Event, sources
+from appliance.domain.notification import Content, NotificationState, Priority
+from appliance.domain.quota import QuotaStanding, quota_day, quota_reset_at, seconds_to_reset
+from appliance.storage.sql import instant_of, marks, uuid_of
+from appliance.storage.writer import Job, Transaction
+
+IDEMPOTENCY_LIFETIME = timedelta(hours=24)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One notification to accept. `send_at` in the future schedules it."""
+
+    user_id: UUID
+    content: Content
+    send_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A sender's key for one request and the fingerprint of that request's body."""
+
+    key: str
+    body_fingerprint: bytes
+
+    def row_id(self, app_id: UUID) -> str:
+        return f"{app_id}|{sha256(self.key.encode()).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDelivery:
+    """A delivery that waits for the engine."""
+
+    id: UUID
+    device_id: UUID
+    address_kind: AddressKind
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A notification that is committed and visible: what the engine needs to offer it at once."""
+
+    id: UUID
+    app_id: UUID
+    user_id: UUID
+    content: Content
+    sequence: int
+    released_at: datetime
+    expires_at: datetime
+    deliveries: tuple[PlannedDelivery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What the accepting transaction came to. `repeated`: an earlier request with the same key had done it."""
+
+    notification_ids: tuple[UUID, ...]
+    released: tuple[Released, ...]
+    quota: QuotaStanding
+    repeated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How deliveries are due: which kinds of address have a remote channel now, and how long the hub goes first."""
+
+    remote_kinds: frozenset[AddressKind]
+    hub_first: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """How many deliveries a withdrawal stopped, how many had been handed over before it, and the stopped ids."""
+
+    withdrawn: int
+    already_shown: int
+
+
+def accept_job(
+    app_id: UUID,
+    targets: Sequence[Target],
+    *,
+    field: str,
+    idempotency: IdempotencyKey | None,
+    now: datetime,
+    plan: Plan,
+) -> Job[Accepted]:
+    """Make the job that accepts a send whole or refuses it whole. `field` names the request's part with the targets.
+
+    Raises `Forbidden`, `PushDisabled`, `NotEnrolled`, `InvalidTargets`, `QuotaExceeded`, `IdempotencyMismatch`.
+    """
+
+    def job(transaction: Transaction) -> Accepted:
+        push_enabled, daily_quota = _load_app(transaction, app_id)
+        # A repeated request gets its first reply even if push was switched off meanwhile.
+        if idempotency is not None and (earlier := _load_reply(transaction, app_id, idempotency, now)) is not None:
+            return Accepted(earlier, (), _load_standing(transaction, app_id, daily_quota, now), repeated=True)
+        if not push_enabled:
+            raise PushDisabled
+        counts = Counter(target.user_id for target in targets)
+        _check_enrolled(transaction, app_id, targets, counts, field)
+        quota = _debit_quota(transaction, app_id, len(targets), daily_quota, now)
+        scheduled = [target.send_at is not None and target.send_at > now for target in targets]
+        live_counts = Counter(t.user_id for t, later in zip(targets, scheduled, strict=True) if not later)
+        newest = _take_sequences(transaction, live_counts)
+        devices = _load_devices(transaction, app_id, list(live_counts))
+        ids: list[UUID] = []
+        released: list[Released] = []
+        rows: list[tuple[object, ...]] = []
+        for target, later in zip(targets, scheduled, strict=True):
+            notification_id = make_id(now)
+            ids.append(notification_id)
+            starts_at = target.send_at if later and target.send_at is not None else now
+            sequence = None
+            if not later:
+                newest[target.user_id] += 1
+                sequence = newest[target.user_id]
+                released.append(_plan(app_id, notification_id, target, sequence, now, devices))
+            rows.append(_notification_row(app_id, notification_id, target, sequence, now, starts_at))
+        _insert_notifications(transaction, rows)
+        _insert_deliveries(transaction, released, plan)
+        if idempotency is not None:
+            _keep_reply(transaction, app_id, idempotency, ids, now)
+        return Accepted(tuple(ids), tuple(released), quota)
+
+    return job
+
+
+def release_job(now: datetime, plan: Plan, limit: int) -> Job[tuple[Released, ...]]:
+    """Make the job that releases scheduled notifications whose time has come, oldest first, at most `limit`.
+
+    They get their place in the user's order and their devices now. One whose user or app was disabled, or whose user
+    is no longer enrolled, is withdrawn instead.
+    """
+
+    def job(transaction: Transaction) -> tuple[Released, ...]:
+        rows = transaction.fetch_all(
+            'SELECT n.id, n.app, n."user", n.title, n.body, n.data, n.type, n.priority, n.ttl_s, n.collapse_key, '
+            'n.expires_at, (SELECT COUNT(*) FROM enrolment e JOIN account u ON u.id = e."user" '
+            'JOIN app a ON a.id = e.app WHERE e."user" = n."user" AND e.app = n.app '
+            "AND u.disabled_at IS NULL AND a.disabled_at IS NULL) "
+            "FROM notification n WHERE n.state = ? AND n.send_at <= ? ORDER BY n.send_at, n.id LIMIT ?",
+            (NotificationState.SCHEDULED, now, limit),
+        )
+        released: list[Released] = []
+        for row in rows:
+            notification_id, app_id, user_id = uuid_of(row[0]), uuid_of(row[1]), uuid_of(row[2])
+            if not row[11]:
+                transaction.execute(
+                    "UPDATE notification SET state = ?, withdrawn_at = ? WHERE id = ?",
+                    (NotificationState.WITHDRAWN, now, notification_id),
+                )
+                continue
+            sequence = _take_sequences(transaction, {user_id: 1})[user_id] + 1
+            transaction.execute(
+                "UPDATE notification SET state = ?, sequence = ?, released_at = ? WHERE id = ?",
+                (NotificationState.RELEASED, sequence, now, notification_id),
+            )
+            devices = _load_devices(transaction, app_id, [user_id])
+            released.append(
+                Released(
+                    id=notification_id,
+                    app_id=app_id,
+                    user_id=user_id,
+                    content=content_of(row[3:10]),
+                    sequence=sequence,
+                    released_at=now,
+                    expires_at=instant_of(row[10]),
+                    deliveries=_plan_deliveries(devices.get(user_id, ()), now),
+                )
+            )
+        _insert_deliveries(transaction, released, plan)
+        return tuple(released)
+
+    return job
+
+
+def withdraw_job(app_id: UUID, notification_id: UUID, now: datetime) -> Job[Withdrawn]:
+    """Make the job that withdraws what has not been handed over. Repeating it is harmless. Raises `NotFound`."""
+
+    def job(transaction: Transaction) -> Withdrawn:
+        row = transaction.fetch_one("SELECT app FROM notification WHERE id = ?", (notification_id,))
+        if row is None or uuid_of(row[0]) != app_id:
+            raise NotFound("No notification with this id was sent by this app.")
+        transaction.execute(
+            "UPDATE notification SET state = ?, withdrawn_at = COALESCE(withdrawn_at, ?) WHERE id = ?",
+            (NotificationState.WITHDRAWN, now, notification_id),
+        )
+        stoppable = sources(Event.WITHDRAW)
+        transaction.execute(
+            f"UPDATE delivery SET state = ?, settled_at = ?, due_at = NULL, lease_until = NULL "  # noqa: S608 - marks
+            f"WHERE notification = ? AND state IN ({marks(len(stoppable))})",
+            (DeliveryState.WITHDRAWN, now, notification_id, *stoppable),
+        )
+        counts: dict[int, int] = {
+            int(state): count
+            for state, count in transaction.fetch_all(
+                "SELECT state, COUNT(*) FROM delivery WHERE notification = ? GROUP BY state", (notification_id,)
+            )
+        }
+        shown = (DeliveryState.CLAIMED, DeliveryState.SENT, DeliveryState.CONFIRMED)
+        return Withdrawn(
+            withdrawn=counts.get(DeliveryState.WITHDRAWN, 0), already_shown=sum(counts.get(state, 0) for state in shown)
+        )
+
+    return job
+
+
+def content_of(columns: Sequence[object]) -> Content:
+    """Read stored content: title, body, data, type, priority, ttl_s, collapse_key."""
+    title, body, data_json, kind, priority, ttl_s, collapse_key = columns
+    return Content(
+        title=str(title),
+        body=str(body),
+        data=msgspec.json.decode(str(data_json), type=dict[str, object]),
+        type=str(kind),
+        priority=_PRIORITIES[int(str(priority))],
+        ttl=timedelta(seconds=int(str(ttl_s))),
+        collapse_key=None if collapse_key is None else str(collapse_key),
+        data_json=str(data_json),
+    )
+
+
+def _load_app(transaction: Transaction, app_id: UUID) -> tuple[bool, int]:
+    row = transaction.fetch_one("SELECT push_enabled, daily_quota, disabled_at FROM app WHERE id = ?", (app_id,))
+    if row is None or row[2] is not None:
+        raise Forbidden("This app does not exist any more or is disabled.")
+    return bool(row[0]), int(row[1])
+
+
+def _load_reply(
+    transaction: Transaction, app_id: UUID, idempotency: IdempotencyKey, now: datetime
+) -> tuple[UUID, ...] | None:
+    row_id = idempotency.row_id(app_id)
+    row = transaction.fetch_one("SELECT body_fingerprint, reply, expires_at FROM idempotency WHERE id = ?", (row_id,))
+    if row is None:
+        return None
+    if instant_of(row[2]) <= now:
+        transaction.execute("DELETE FROM idempotency WHERE id = ?", (row_id,))
+        return None
+    if bytes(row[0]) != idempotency.body_fingerprint:
+        raise IdempotencyMismatch
+    return tuple(msgspec.json.decode(row[1], type=list[UUID]))
+
+
+def _keep_reply(
+    transaction: Transaction, app_id: UUID, idempotency: IdempotencyKey, ids: Sequence[UUID], now: datetime
+) -> None:
+    transaction.execute(
+        "INSERT INTO idempotency (id, body_fingerprint, status, reply, expires_at) VALUES (?, ?, ?, ?, ?)",
+        (
+            idempotency.row_id(app_id),
+            idempotency.body_fingerprint,
+            202,
+            msgspec.json.encode(ids).decode(),
+            now + IDEMPOTENCY_LIFETIME,
+        ),
+    )
+
+
+def _check_enrolled(
+    transaction: Transaction, app_id: UUID, targets: Sequence[Target], users: Mapping[UUID, int], field: str
+) -> None:
+    ids = list(users)
+    rows = transaction.fetch_all(
+        f'SELECT e."user" FROM enrolment e JOIN account u ON u.id = e."user" '  # noqa: S608 - only marks
+        f"WHERE e.id IN ({marks(len(ids))}) AND u.disabled_at IS NULL",
+        [f"{user_id}|{app_id}" for user_id in ids],
+    )
+    if len(rows) == len(ids):
+        return
+    if field == "user_id":
+        raise NotEnrolled
+    enrolled = {uuid_of(row[0]) for row in rows}
+    indexes = [index for index, target in enumerate(targets) if target.user_id not in enrolled]
+    raise InvalidTargets(
+        f"{len(indexes)} of {len(targets)} entries of {field} name a user who is not enrolled in this app.",
+        indexes=indexes,
+        status=403,
+    )
+
+
+def _debit_quota(transaction: Transaction, app_id: UUID, count: int, limit: int, now: datetime) -> QuotaStanding:
+    day = quota_day(now)
+    row = None
+    if count <= limit:
+        row = transaction.fetch_one(
+            "INSERT INTO quota_day (id, app, day, used) VALUES (?, ?, ?, ?) ON CONFLICT (id) DO UPDATE "
+            "SET used = quota_day.used + excluded.used WHERE quota_day.used + excluded.used <= ? RETURNING used",
+            (f"{app_id}|{day}", app_id, day, count, limit),
+        )
+    if row is None:
+        standing = _load_standing(transaction, app_id, limit, now)
+        raise QuotaExceeded(
+            limit=limit,
+            used=standing.used,
+            asked=count,
+            reset_at=standing.reset_at,
+            retry_after_s=seconds_to_reset(now),
+        )
+    return QuotaStanding(limit, int(row[0]), quota_reset_at(now))
+
+
+def _load_standing(transaction: Transaction, app_id: UUID, limit: int, now: datetime) -> QuotaStanding:
+    row = transaction.fetch_one("SELECT used FROM quota_day WHERE id = ?", (f"{app_id}|{quota_day(now)}",))
+    return QuotaStanding(limit, int(row[0]) if row else 0, quota_reset_at(now))
+
+
+def _take_sequences(transaction: Transaction, counts: Mapping[UUID, int]) -> dict[UUID, int]:
+    """Reserve `counts[user]` numbers for each user; gives the newest number before them."""
+    before: dict[UUID, int] = {}
+    ones = [user_id for user_id, count in counts.items() if count == 1]
+    if ones:
+        for row in transaction.fetch_all(
+            f"UPDATE account SET last_sequence = last_sequence + 1 WHERE id IN ({marks(len(ones))}) "  # noqa: S608
+            "RETURNING id, last_sequence",
+            ones,
+        ):
+            before[uuid_of(row[0])] = int(row[1]) - 1
+    for user_id, count in counts.items():
+        if count > 1:
+            row_or_none = transaction.fetch_one(
+                "UPDATE account SET last_sequence = last_sequence + ? WHERE id = ? RETURNING last_sequence",
+                (count, user_id),
+            )
+            if row_or_none is not None:
+                before[user_id] = int(row_or_none[0]) - count
+    return before
+
+
+def _load_devices(
+    transaction: Transaction, app_id: UUID, user_ids: Sequence[UUID]
+) -> dict[UUID, list[tuple[UUID, AddressKind]]]:
+    devices: dict[UUID, list[tuple[UUID, AddressKind]]] = {}
+    if not user_ids:
+        return devices
+    for device_id, user_id, kind in transaction.fetch_all(
+        f'SELECT id, "user", address_kind FROM device WHERE "user" IN ({marks(len(user_ids))}) '  # noqa: S608 - marks
+        "AND (app IS NULL OR app = ?) AND retired_at IS NULL",
+        (*user_ids, app_id),
+    ):
+        devices.setdefault(uuid_of(user_id), []).append((uuid_of(device_id), _ADDRESS_KINDS[int(kind)]))
+    return devices
+
+
+def _plan_deliveries(devices: Sequence[tuple[UUID, AddressKind]], now: datetime) -> tuple[PlannedDelivery, ...]:
+    return tuple(PlannedDelivery(make_id(now), device_id, kind) for device_id, kind in devices)
+
+
+def _plan(
+    app_id: UUID,
+    notification_id: UUID,
+    target: Target,
+    sequence: int,
+    now: datetime,
+    devices: Mapping[UUID, Sequence[tuple[UUID, AddressKind]]],
+) -> Released:
+    return Released(
+        id=notification_id,
+        app_id=app_id,
+        user_id=target.user_id,
+        content=target.content,
+        sequence=sequence,
+        released_at=now,
+        expires_at=now + target.content.ttl,
+        deliveries=_plan_deliveries(devices.get(target.user_id, ()), now),
+    )
+
+
+def _notification_row(
+    app_id: UUID, notification_id: UUID, target: Target, sequence: int | None, now: datetime, starts_at: datetime
+) -> tuple[object, ...]:
+    content = target.content
+    return (
+        notification_id,
+        app_id,
+        target.user_id,
+        content.title,
+        content.body,
+        content.data_json,
+        content.type,
+        content.priority,
+        int(content.ttl.total_seconds()),
+        content.collapse_key,
+        NotificationState.SCHEDULED if sequence is None else NotificationState.RELEASED,
+        sequence,
+        now,
+        starts_at if sequence is None else None,
+        None if sequence is None else now,
+        starts_at + content.ttl,
+    )
+
+
+def _insert_notifications(transaction: Transaction, rows: Sequence[tuple[object, ...]]) -> None:
+    transaction.execute_many(
+        'INSERT INTO notification (id, app, "user", title, body, data, type, priority, ttl_s, collapse_key, state, '
+        "sequence, accepted_at, send_at, released_at, expires_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        rows,
+    )
+
+
+def _insert_deliveries(transaction: Transaction, released: Sequence[Released], plan: Plan) -> None:
+    rows = [
+        (
+            delivery.id,
+            notification.id,
+            delivery.device_id,
+            notification.user_id,
+            DeliveryState.QUEUED,
+            0,
+            _first_due_at(notification, delivery, plan),
+            notification.expires_at,
+        )
+        for notification in released
+        for delivery in notification.deliveries
+    ]
+    if rows:
+        transaction.execute_many(
+            'INSERT INTO delivery (id, notification, device, "user", state, attempts, due_at, expires_at) '
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            rows,
+        )
+
+
+def _first_due_at(notification: Released, delivery: PlannedDelivery, plan: Plan) -> datetime:
+    # Without a remote channel only the device's own connection can deliver it, and a connection asks for what it
+    # missed; the engine need not look before it expires. With one, the engine takes over even after a crash.
+    if delivery.address_kind not in plan.remote_kinds:
+        return notification.expires_at
+    return min(notification.released_at + plan.hub_first, notification.expires_at)
+
+
+_ADDRESS_KINDS = {int(kind): kind for kind in AddressKind}
+_PRIORITIES = {int(priority): priority for priority in Priority}
