@@ -8,6 +8,8 @@ from datetime import datetime, timedelta
 from typing import Final, TypeVar
 from uuid import UUID
 
+from appliance.domain.principal import Principal
+
 MAX_TOKEN_LIFETIME: Final = timedelta(hours=24)
 LEEWAY: Final = timedelta(seconds=5)
 
@@ -46,15 +48,16 @@ class Revocations:
         self._note(before)
 
     def is_token_revoked(self, token_id: str) -> bool:
+        """Tell whether the token or session of this id was revoked."""
         return token_id in self._tokens
 
-    def is_user_revoked(self, user_id: UUID | None, issued_at: datetime) -> bool:
-        before = None if user_id is None else self._users.get(user_id)
-        return before is not None and issued_at < before
-
-    def is_app_revoked(self, app_id: UUID | None, issued_at: datetime) -> bool:
-        before = None if app_id is None else self._apps.get(app_id)
-        return before is not None and issued_at < before
+    def is_bearer_revoked(self, bearer: Principal, issued_at: datetime) -> bool:
+        """Tell whether a credential issued to the bearer at that instant was revoked by its id, its user or its app."""
+        return (
+            bearer.token_id in self._tokens
+            or _is_before(self._users, bearer.user_id, issued_at)
+            or _is_before(self._apps, bearer.app_id, issued_at)
+        )
 
     def forget_past(self, now: datetime) -> None:
         """Drop what can concern no living token any more; recording does it too from time to time."""
@@ -63,13 +66,20 @@ class Revocations:
         _drop_older(self._users, gone)
         _drop_older(self._apps, gone)
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """How many revocations are remembered."""
         return len(self._tokens) + len(self._users) + len(self._apps)
 
     def _note(self, at: datetime) -> None:
         self.version += 1
         if self.version % _TIDY_EVERY == 0:
             self.forget_past(at)
+
+
+def _is_before(entries: dict[UUID, datetime], key: UUID | None, issued_at: datetime) -> bool:
+    before = None if key is None else entries.get(key)
+    return before is not None and issued_at < before
 
 
 def _put(entries: dict[_K, datetime], key: _K, at: datetime) -> None:

@@ -113,7 +113,7 @@ class TokenIssuer:
         revocations: Revocations | None = None,
         cache_size: int = 4096,
     ) -> None:
-        self.revocations = revocations or Revocations()
+        self.revocations = Revocations() if revocations is None else revocations
         self._issuer = issuer
         self._cache: OrderedDict[str, _Known] = OrderedDict()
         self._cache_size = cache_size
@@ -235,13 +235,9 @@ class TokenIssuer:
         )
 
     def _is_revoked(self, known: _Known) -> bool:
-        bearer = known.principal
-        return (
-            self.revocations.is_token_revoked(known.jti)
-            or self.revocations.is_token_revoked(bearer.token_id)
-            or self.revocations.is_user_revoked(bearer.user_id, known.issued_at)
-            or self.revocations.is_app_revoked(bearer.app_id, known.issued_at)
-        )
+        # A session's token can be revoked by its own id too, which its principal does not carry.
+        is_itself = self.revocations.is_token_revoked(known.jti)
+        return is_itself or self.revocations.is_bearer_revoked(known.principal, known.issued_at)
 
     def _remember(self, token: str, known: _Known) -> None:
         self._cache[token] = known

@@ -243,7 +243,7 @@ def test_a_retired_key_verifies_nothing_even_what_is_remembered(key):
     retiring = rotate_signing_keys([key], NOW)
     issuer = TokenIssuer(retiring, ISSUER)
     token = forged(key, exp=int((NOW + timedelta(days=9)).timestamp()))
-    assert issuer.verify(token, NOW)
+    assert issuer.verify(token, NOW).app_id == APP
 
     later = NOW + timedelta(hours=25)
 
@@ -278,6 +278,17 @@ def test_a_revoked_token_is_refused_at_once_although_it_is_remembered(issuer):
     assert refusal(issuer, first.token.reveal()) is RefusalReason.REVOKED
     assert refusal(issuer, first.token.reveal()) is RefusalReason.REVOKED
     assert issuer.verify(second.token.reveal(), NOW)
+
+
+def test_a_shared_register_of_revocations_is_asked_even_if_it_was_empty_at_first(key):
+    """An empty register once counted as none given, and each issuer kept to its own."""
+    shared = Revocations()
+    issuer = TokenIssuer([key], ISSUER, revocations=shared)
+    issued = issuer.issue_app_token(APP, [], NOW)
+
+    shared.revoke_token(issued.token_id, NOW)
+
+    assert refusal(issuer, issued.token.reveal()) is RefusalReason.REVOKED
 
 
 def test_revoking_a_session_refuses_all_its_tokens(issuer):
@@ -330,9 +341,9 @@ def test_revocations_are_forgotten_once_no_token_can_live_that_they_concern():
     revocations.revoke_user(USER, NOW)
     revocations.revoke_app(APP, NOW)
 
-    assert len(revocations) < 400
+    assert revocations.count < 400
     revocations.forget_past(NOW + timedelta(hours=1025))
-    assert len(revocations) == 0
+    assert revocations.count == 0
 
 
 def test_only_so_many_tokens_are_remembered_and_the_least_used_goes_first(key):
