@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ADDRESS = re.compile(r"https?://|file:|git\+|^\s*(-i|-f|-e|--index-url|--extra-index-url|--find-links)\b", re.IGNORECASE)
+ADDRESS = re.compile(
+    r"https?://|file:|git\+|^\s*(-i|-f|-e|--index-url|--extra-index-url|--find-links)\b", re.IGNORECASE
+)
 PIN = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>\S+)")
 
 
