@@ -12,8 +12,9 @@ from uuid import UUID
 from appliance.domain.device import AddressKind, Platform
 from appliance.domain.identifier import make_id
 from appliance.domain.ladder import DeliveryState, Event, advance, is_settled, sources
-from appliance.domain.notification import Content
+from appliance.domain.notification import Content, NotificationState
 from appliance.domain.outcome import OutcomeKind
+from appliance.storage.database import Database
 from appliance.storage.sending import content_of
 from appliance.storage.sql import bytes_of, instant_of, marks, uuid_of
 from appliance.storage.writer import Job, Transaction
@@ -81,7 +82,7 @@ def claim_job(delivery_ids: Sequence[UUID], lease_until: datetime) -> Job[list[U
     def job(transaction: Transaction) -> list[UUID]:
         claimable = sources(Event.CLAIM)
         rows = transaction.fetch_all(
-            "UPDATE delivery SET state = ?, attempts = attempts + 1, lease_until = ?, due_at = ? "  # noqa: S608 - marks
+            "UPDATE delivery SET state = ?, attempts = attempts + 1, lease_until = ?, due_at = ? "
             f"WHERE id IN ({marks(len(delivery_ids))}) AND state IN ({marks(len(claimable))}) RETURNING id",
             (DeliveryState.CLAIMED, lease_until, lease_until, *delivery_ids, *claimable),
         )
@@ -102,7 +103,7 @@ def acknowledge_job(device_id: UUID, notification_id: UUID, attempt: AttemptRow,
             "SELECT id, state FROM delivery WHERE notification = ? AND device = ?", (notification_id, device_id)
         )
         if row is None:
-            return False
+            return _confirm_replayed(transaction, device_id, notification_id, attempt, now)
         if DeliveryState(row[1]) is DeliveryState.CONFIRMED:
             return True
         _apply(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)
@@ -110,6 +111,28 @@ def acknowledge_job(device_id: UUID, notification_id: UUID, attempt: AttemptRow,
         return True
 
     return job
+
+
+def _confirm_replayed(
+    transaction: Transaction, device_id: UUID, notification_id: UUID, attempt: AttemptRow, now: datetime
+) -> bool:
+    """Confirm what a device got by replay that was not registered yet when the notification was sent."""
+    row = transaction.fetch_one(
+        'SELECT n."user", n.expires_at FROM notification n JOIN device v ON v."user" = n."user" '
+        "WHERE n.id = ? AND v.id = ? AND n.state = ? AND (v.app IS NULL OR v.app = n.app)",
+        (notification_id, device_id, NotificationState.RELEASED),
+    )
+    if row is None:
+        return False
+    delivery_id = make_id(now)
+    transaction.execute(
+        'INSERT INTO delivery (id, notification, device, "user", state, attempts, expires_at) '
+        "VALUES (?, ?, ?, ?, ?, 0, ?)",
+        (delivery_id, notification_id, device_id, uuid_of(row[0]), DeliveryState.QUEUED, instant_of(row[1])),
+    )
+    _apply(transaction, Move(delivery_id, Event.ACKNOWLEDGE, attempt), now)
+    _touch_delivered(transaction, [device_id], now)
+    return True
 
 
 def confirm_seen_job(device_id: UUID, cursor: int, attempt: AttemptRow, now: datetime) -> Job[int]:
@@ -147,9 +170,21 @@ def hand_back_job(delivery_ids: Sequence[UUID], now: datetime) -> Job[int]:
 
     def job(transaction: Transaction) -> int:
         return transaction.execute(
-            "UPDATE delivery SET state = ?, lease_until = NULL, due_at = ?, attempts = attempts - 1 "  # noqa: S608
+            "UPDATE delivery SET state = ?, lease_until = NULL, due_at = ?, attempts = attempts - 1 "
             f"WHERE id IN ({marks(len(delivery_ids))}) AND state = ?",
             (advance(DeliveryState.CLAIMED, Event.LEASE_LAPSED), now, *delivery_ids, DeliveryState.CLAIMED),
+        )
+
+    return job
+
+
+def lapse_job(now: datetime) -> Job[int]:
+    """Make the job that opens claims again whose lease ran out: the process that held them is gone."""
+
+    def job(transaction: Transaction) -> int:
+        return transaction.execute(
+            "UPDATE delivery SET state = ?, lease_until = NULL WHERE state = ? AND due_at <= ? AND lease_until <= ?",
+            (advance(DeliveryState.CLAIMED, Event.LEASE_LAPSED), DeliveryState.CLAIMED, now, now),
         )
 
     return job
@@ -159,10 +194,10 @@ def expire_job(now: datetime, limit: int) -> Job[int]:
     """Make the job that settles deliveries whose time to live has passed and that nobody holds, at most `limit`."""
 
     def job(transaction: Transaction) -> int:
-        expirable = (DeliveryState.QUEUED, DeliveryState.OFFERED)
+        expirable = sources(Event.EXPIRE)[:2]
         return transaction.execute(
             "UPDATE delivery SET state = ?, settled_at = ?, due_at = NULL, lease_until = NULL WHERE id IN "
-            f"(SELECT id FROM delivery WHERE due_at <= ? AND expires_at <= ? AND state IN ({marks(2)}) "  # noqa: S608
+            f"(SELECT id FROM delivery WHERE due_at <= ? AND expires_at <= ? AND state IN ({marks(len(expirable))}) "
             "ORDER BY due_at LIMIT ?)",
             (advance(DeliveryState.QUEUED, Event.EXPIRE), now, now, now, *expirable, limit),
         )
@@ -182,21 +217,40 @@ def retire_device_job(device_id: UUID, reason: str, now: datetime) -> Job[None]:
     return job
 
 
-DUE_SQL = (
+_DUE_SQL = (
     'SELECT d.id, d.notification, d.device, d."user", n.app, d.state, d.attempts, n.sequence, n.released_at, '
     "d.expires_at, v.address_kind, v.platform, v.address_sealed, v.retired_at, "
     "n.title, n.body, n.data, n.type, n.priority, n.ttl_s, n.collapse_key "
     "FROM delivery d JOIN notification n ON n.id = d.notification JOIN device v ON v.id = d.device "
-    "WHERE d.due_at <= ? ORDER BY d.due_at LIMIT ?"
+    "WHERE d.due_at <= ? "
 )
-"""Deliveries that are due, oldest first. Parameters: now, limit."""
-
-NEXT_DUE_SQL = "SELECT MIN(due_at) FROM delivery WHERE due_at IS NOT NULL"
-NEXT_SCHEDULED_SQL = "SELECT MIN(send_at) FROM notification WHERE state = 0"
 
 
-def due_of(row: Sequence[object]) -> Due:
-    """Read one row of `DUE_SQL`."""
+async def load_due(
+    database: Database, now: datetime, *, limit: int, busy: frozenset[AddressKind] = frozenset()
+) -> list[Due]:
+    """Read the deliveries that are due, oldest first, leaving out those whose channel has no free slot."""
+    kinds = tuple(sorted(busy))
+    without = f"AND v.address_kind NOT IN ({marks(len(kinds))}) " if kinds else ""
+    rows = await database.read(f"{_DUE_SQL}{without}ORDER BY d.due_at LIMIT ?", (now, *kinds, limit))
+    return [_due_of(row) for row in rows]
+
+
+async def load_next_due_at(database: Database) -> datetime | None:
+    """Tell when the engine must look next: the earliest delivery, or scheduled notification."""
+    rows = [
+        *(await database.read("SELECT MIN(due_at) FROM delivery WHERE due_at IS NOT NULL")),
+        *(
+            await database.read(
+                "SELECT MIN(send_at) FROM notification WHERE state = 0 AND send_at IS NOT NULL",
+            )
+        ),
+    ]
+    instants = [instant_of(row[0]) for row in rows if row[0] is not None]
+    return min(instants, default=None)
+
+
+def _due_of(row: Sequence[object]) -> Due:
     return Due(
         id=uuid_of(row[0]),
         notification_id=uuid_of(row[1]),
@@ -224,7 +278,7 @@ def _apply(transaction: Transaction, move: Move, now: datetime) -> bool:
         settled = is_settled(target)
         held = (
             transaction.execute(
-                "UPDATE delivery SET state = ?, due_at = ?, lease_until = NULL, settled_at = ?, "  # noqa: S608 - marks
+                "UPDATE delivery SET state = ?, due_at = ?, lease_until = NULL, settled_at = ?, "
                 "channel = COALESCE(?, channel), provider_id = COALESCE(?, provider_id) "
                 f"WHERE id = ? AND state IN ({marks(len(legal))})",
                 (
@@ -268,6 +322,6 @@ def _record(transaction: Transaction, delivery_id: UUID, attempt: AttemptRow) ->
 
 def _touch_delivered(transaction: Transaction, device_ids: Sequence[UUID], now: datetime) -> None:
     transaction.execute(
-        f"UPDATE device SET last_delivered_at = ?, last_seen_at = ? WHERE id IN ({marks(len(device_ids))})",  # noqa: S608
+        f"UPDATE device SET last_delivered_at = ?, last_seen_at = ? WHERE id IN ({marks(len(device_ids))})",
         (now, now, *device_ids),
     )

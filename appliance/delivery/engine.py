@@ -1,0 +1,329 @@
+"""The engine: runs the ladder for everything that is accepted.
+
+Theory of operation
+-------------------
+Two ways lead in. *Hand-over*: what was just committed is offered on the hub at once, without reading it back. *Due*:
+whatever else needs attention — retries, scheduled sends, expiry, deliveries of a process that died — is found by its
+`due_at` in the database. Nothing is known only in memory that the database could not tell again after a crash: an offer
+on the hub is not recorded before its answer, because repeating it is harmless (same id, and the client's cursor tells
+what it has), while a remote try is always claimed under a lease before it begins.
+
+One task runs the loop; each remote try is a task of the same group, bounded by its channel's slots. The engine sleeps
+until the nearest of: a hand-over, a passed acknowledgement window, a due row, a free slot.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from appliance.channels.contract import ChannelName
+from appliance.channels.registry import ChannelSet
+from appliance.delivery.accept import HUB_FIRST
+from appliance.delivery.envelope import make_envelope
+from appliance.delivery.remote import RemoteTries
+from appliance.delivery.windows import Window, Windows
+from appliance.domain.clock import Clock
+from appliance.domain.errors import Unavailable
+from appliance.domain.ladder import Event
+from appliance.domain.outcome import OutcomeKind
+from appliance.hub.hub import Hub
+from appliance.hub.messages import EncodedNotification
+from appliance.storage.database import Database
+from appliance.storage.deliveries import (
+    AttemptRow,
+    Due,
+    Move,
+    expire_job,
+    lapse_job,
+    load_due,
+    load_next_due_at,
+    move_job,
+    recover_job,
+)
+from appliance.storage.sending import Plan, PlannedDelivery, Released, release_job
+from appliance.storage.writer import Job, Transaction
+
+logger = logging.getLogger(__name__)
+
+FAIRNESS: Final = 64
+"""Hand-overs after which the loop lets others run."""
+DUE_PAGE: Final = 200
+EXPIRE_PAGE: Final = 2_000
+LONGEST_SLEEP_S: Final = 30.0
+"""The database is looked at so often at least: clocks jump, and other programs may write."""
+PAUSE_AFTER_FAULT_S: Final = 1.0
+
+
+class DeliveryEngine:
+    """Runs every delivery from accepted to settled. `run` is the one task; everything else is called on its loop."""
+
+    def __init__(self, database: Database, hub: Hub, channels: ChannelSet, remote: RemoteTries, clock: Clock) -> None:
+        self._database = database
+        self._hub = hub
+        self._channels = channels
+        self._remote = remote
+        self._clock = clock
+        self._handed_over: deque[Released] = deque()
+        self._windows = Windows()
+        self._moves: list[Move] = []
+        self._wake = asyncio.Event()
+        self._look_at: datetime | None = None
+        self._look_now = True
+        self._is_stopping = False
+
+    @property
+    def plan(self) -> Plan:
+        """How new deliveries are due, under the channels of this moment."""
+        return Plan(self._channels.remote_kinds, HUB_FIRST)
+
+    @property
+    def handed_over(self) -> int:
+        """How many accepted notifications wait to be offered."""
+        return len(self._handed_over)
+
+    @property
+    def offers_open(self) -> int:
+        """How many offers wait for their acknowledgement."""
+        return len(self._windows)
+
+    def is_offered(self, device_id: UUID, notification_id: UUID) -> bool:
+        """Tell whether the device has been offered it and may still acknowledge within its window."""
+        return self._windows.is_open(device_id, notification_id)
+
+    def hand_over(self, released: Sequence[Released]) -> None:
+        """Take what has just been committed; it is offered in this order."""
+        self._handed_over.extend(released)
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Look at the database soon: something was written that may be due."""
+        self._look_now = True
+        self._wake.set()
+
+    def forget(self, notification_id: UUID) -> None:
+        """Stop waiting for a withdrawn notification's acknowledgements."""
+        self._windows.close_notification(notification_id)
+
+    def acknowledged(self, device_id: UUID, notification_id: UUID) -> Window | None:
+        """The device has answered: its window closes. None when no window was open."""
+        return self._windows.close(device_id, notification_id)
+
+    def disconnected(self, device_id: UUID, reason: str) -> None:
+        """The device's connection is gone: what it had not answered goes to the next layer."""
+        self._pass(self._windows.close_device(device_id), code="connection_lost", why=reason)
+
+    def cut(self, device_id: UUID, notification_ids: Sequence[UUID], reason: str) -> None:
+        """These offers were never written to the device's connection: they go to the next layer."""
+        windows = [self._windows.close(device_id, notification_id) for notification_id in notification_ids]
+        self._pass([window for window in windows if window is not None], code=reason, why=reason)
+
+    async def recover(self) -> None:
+        """Open again what a process that died had claimed. Call once, before `run`, where this is the only node."""
+        opened = await self._database.write(recover_job(self._clock.now()))
+        if opened:
+            logger.info("deliveries_recovered", extra={"deliveries": opened})
+
+    async def run(self) -> None:
+        """Run until `stop`. A fault of the database is logged and waited out; nothing is lost by it."""
+        async with asyncio.TaskGroup() as group:
+            self._remote.use(group, self.wake)
+            while not self._is_stopping:
+                try:
+                    await self._step()
+                except Unavailable as refusal:
+                    logger.warning("engine_waits_for_storage", extra={"code": refusal.code})
+                    self._look_now = True
+                    await asyncio.sleep(PAUSE_AFTER_FAULT_S)
+                except Exception:
+                    logger.exception("engine_step_failed")
+                    self._look_now = True
+                    await asyncio.sleep(PAUSE_AFTER_FAULT_S)
+            await self._flush()
+            await self._remote.hand_back()
+
+    def stop(self) -> None:
+        """Ask `run` to end: claims are handed back, nothing new begins."""
+        self._is_stopping = True
+        self._wake.set()
+
+    async def _step(self) -> None:
+        self._wake.clear()
+        await self._offer_handed_over()
+        self._pass(
+            self._windows.close_passed(self._clock.monotonic()),
+            code="no_acknowledgement",
+            why="The device did not acknowledge in time.",
+        )
+        await self._flush()
+        if self._look_now or (self._look_at is not None and self._look_at <= self._clock.now()):
+            await self._look()
+        if not (self._wake.is_set() or self._handed_over or self._moves):
+            await self._sleep()
+
+    async def _sleep(self) -> None:
+        wait_s = LONGEST_SLEEP_S
+        if self._look_at is not None:
+            wait_s = min(wait_s, (self._look_at - self._clock.now()).total_seconds())
+        if (deadline := self._windows.next_deadline) is not None:
+            wait_s = min(wait_s, deadline - self._clock.monotonic())
+        try:
+            await asyncio.wait_for(self._wake.wait(), max(0.0, wait_s))
+        except TimeoutError:
+            if wait_s >= LONGEST_SLEEP_S:
+                self._look_now = True
+
+    async def _offer_handed_over(self) -> None:
+        for count in range(len(self._handed_over)):
+            self._offer(self._handed_over.popleft())
+            if count % FAIRNESS == FAIRNESS - 1:
+                await asyncio.sleep(0)
+
+    def _offer(self, released: Released) -> None:
+        notification = EncodedNotification(
+            make_envelope(
+                id=released.id,
+                app_id=released.app_id,
+                user_id=released.user_id,
+                content=released.content,
+                sequence=released.sequence,
+                released_at=released.released_at,
+                expires_at=released.expires_at,
+            )
+        )
+        self._hub.offer_plain(released.user_id, notification)
+        offered = self._hub.offer(notification, [delivery.device_id for delivery in released.deliveries])
+        now, now_mono = self._clock.now(), self._clock.monotonic()
+        for delivery in released.deliveries:
+            has_remote = self._channels.channel_for(delivery.address_kind) is not None
+            offer = offered.get(delivery.device_id)
+            if offer is None:
+                self._not_live(released, delivery, now, has_remote=has_remote)
+            elif offer.acknowledges:
+                self._windows.open(
+                    Window(
+                        delivery_id=delivery.id,
+                        device_id=delivery.device_id,
+                        notification_id=released.id,
+                        offered_at=now,
+                        offered_mono=now_mono,
+                        deadline=now_mono + offer.deadline_s,
+                        expires_at=released.expires_at,
+                        has_remote=has_remote,
+                    )
+                )
+            else:
+                self._taken_by_socket(delivery, now, has_remote=has_remote)
+
+    def _not_live(self, released: Released, delivery: PlannedDelivery, now: datetime, *, has_remote: bool) -> None:
+        if has_remote:
+            self._moves.append(Move(delivery.id, None, due_at=now))
+            self._look_now = True
+        elif released.expires_at <= now:
+            self._moves.append(Move(delivery.id, Event.EXPIRE))
+
+    def _taken_by_socket(self, delivery: PlannedDelivery, now: datetime, *, has_remote: bool) -> None:
+        attempt = AttemptRow(
+            channel=ChannelName.HUB,
+            started_at=now,
+            latency_ms=None,
+            outcome=OutcomeKind.OFFERED,
+            code="offered",
+            reason="Written to the device's live connection, which does not acknowledge.",
+        )
+        if has_remote:
+            self._moves.append(Move(delivery.id, None, attempt, due_at=now))
+            self._look_now = True
+            return
+        self._moves.append(Move(delivery.id, Event.OFFER))
+        self._moves.append(Move(delivery.id, Event.PROVIDER_ACCEPTED, attempt))
+
+    def _pass(self, windows: Sequence[Window], *, code: str, why: str) -> None:
+        """Record that offers were not answered and let the next layer have them, or the device's next connection."""
+        if not windows:
+            return
+        now, now_mono = self._clock.now(), self._clock.monotonic()
+        for window in windows:
+            attempt = AttemptRow(
+                channel=ChannelName.HUB,
+                started_at=window.offered_at,
+                latency_ms=round((now_mono - window.offered_mono) * 1000),
+                outcome=OutcomeKind.UNANSWERED,
+                code=code,
+                reason=why,
+            )
+            if window.expires_at <= now:
+                self._moves.append(Move(window.delivery_id, None, attempt))
+                self._moves.append(Move(window.delivery_id, Event.EXPIRE))
+            else:
+                due_at = now if window.has_remote else window.expires_at
+                self._moves.append(Move(window.delivery_id, None, attempt, due_at=due_at))
+                self._look_now = self._look_now or window.has_remote
+        self._wake.set()
+
+    async def _flush(self) -> None:
+        if not self._moves:
+            return
+        moves, self._moves = self._moves, []
+        try:
+            await self._database.write(move_job(moves, self._clock.now()))
+        except Unavailable:
+            self._moves[:0] = moves
+            raise
+
+    async def _look(self) -> None:
+        """Read what is due and act on it; then note when to look again."""
+        self._look_now = False
+        now = self._clock.now()
+        released, expired = await self._database.write(self._upkeep_job(now))
+        if released:
+            self.hand_over(released)
+        busy = self._remote.busy_kinds()
+        due = await load_due(self._database, now, limit=DUE_PAGE, busy=busy)
+        started = await self._act_on(due, now)
+        if len(released) == DUE_PAGE or expired == EXPIRE_PAGE or (due and started):
+            self._look_now = True
+            self._wake.set()
+        next_at = await load_next_due_at(self._database)
+        # A full channel wakes the engine when a slot is free; until then its rows must not spin the loop.
+        held_back = next_at is not None and next_at <= now and not self._look_now
+        self._look_at = now + timedelta(seconds=1) if held_back else next_at
+
+    def _upkeep_job(self, now: datetime) -> Job[tuple[tuple[Released, ...], int]]:
+        """Release what is scheduled, open lapsed claims, expire: one transaction."""
+        release, lapse, expire = release_job(now, self.plan, DUE_PAGE), lapse_job(now), expire_job(now, EXPIRE_PAGE)
+
+        def job(transaction: Transaction) -> tuple[tuple[Released, ...], int]:
+            lapse(transaction)
+            return release(transaction), expire(transaction)
+
+        return job
+
+    async def _act_on(self, due: Sequence[Due], now: datetime) -> bool:
+        moves: list[Move] = []
+        tries: list[Due] = []
+        for delivery in due:
+            if delivery.device_retired:
+                moves.append(Move(delivery.id, Event.PROVIDER_GONE, _retired_attempt(now)))
+            elif self._channels.channel_for(delivery.address_kind) is None:
+                moves.append(Move(delivery.id, None, due_at=delivery.expires_at))
+            else:
+                tries.append(delivery)
+        if moves:
+            await self._database.write(move_job(moves, now))
+        started = await self._remote.start(tries, now)
+        return bool(moves) or started > 0
+
+
+def _retired_attempt(now: datetime) -> AttemptRow:
+    return AttemptRow(
+        channel=ChannelName.HUB,
+        started_at=now,
+        latency_ms=None,
+        outcome=OutcomeKind.GONE,
+        code="device_retired",
+        reason="The device was unregistered before this could be delivered.",
+    )
