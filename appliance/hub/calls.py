@@ -1,0 +1,236 @@
+"""What a client may call on the hub: `Hello`, once, and `Acknowledge`, any number of times.
+
+Calls of one connection are served one at a time and in order, with one exception: an acknowledgement waits for the
+disk, and the next one does not wait for it. So many may be under way, up to a bound, at which the connection is not
+read.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Sequence
+from typing import TYPE_CHECKING, Final, TypeVar
+from uuid import UUID
+
+from appliance.domain.errors import CarillonError
+from appliance.hub import endings
+from appliance.hub.backend import HelloRefused, Missed
+from appliance.hub.methods import (
+    ACKNOWLEDGE,
+    HELLO,
+    WrongArguments,
+    parse_acknowledge,
+    parse_hello,
+    parse_notification_id,
+)
+from appliance.hub.protocol import CompletionReceived, InvocationReceived
+from appliance.hub.replay import Replay
+from appliance.hub.session import Session
+
+if TYPE_CHECKING:
+    from appliance.hub.connection import Connection
+    from appliance.hub.messages import EncodedNotification
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_SPOKE_ALREADY: Final = "This connection has said Hello already."
+_HELLO_FIRST: Final = "Say Hello first."
+_TOO_SLOW: Final = "The server is too busy. Try again shortly."
+# A replay gives way to others after so many notifications, even when its client reads without a pause.
+_TURN: Final = 64
+
+
+class Slots:
+    """A bound on work under way: `take` waits for a free slot. One taker at a time."""
+
+    __slots__ = ("_most", "_room", "_taken")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken = 0
+        self._room: asyncio.Future[None] | None = None
+
+    @property
+    def taken(self) -> int:
+        return self._taken
+
+    async def take(self) -> None:
+        while self._taken >= self._most:
+            self._room = asyncio.get_running_loop().create_future()
+            await self._room
+        self._taken += 1
+
+    def give_back(self) -> None:
+        self._taken -= 1
+        if self._room is not None and not self._room.done():
+            self._room.set_result(None)
+
+
+class CallFailed(Exception):
+    """A call cannot be served; `text` is what its caller is told."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
+async def answer_invocation(connection: "Connection", call: InvocationReceived) -> None:
+    """Serve one call; a call without an invocation id is served, too, but gets no answer."""
+    serve = _METHODS.get(call.target.lower())
+    try:
+        if serve is None:
+            raise CallFailed(f"Unknown hub method '{call.target}'")
+        if call.is_stream:
+            raise CallFailed(f"'{call.target}' is not a streaming method.")
+        await serve(connection, call)
+    except WrongArguments as wrong:
+        connection.answer_error(call.invocation_id, wrong.text)
+    except CallFailed as failed:
+        connection.answer_error(call.invocation_id, failed.text)
+
+
+async def take_completion(connection: "Connection", completion: CompletionReceived) -> None:
+    """Take a result of a `Notify` that asked for one as its acknowledgement; ignore every other completion."""
+    session = connection.session
+    if session is None or not session.wants_results or completion.error is not None:
+        return
+    notification_id = parse_notification_id(completion.invocation_id)
+    if notification_id is not None:
+        await connection.acknowledging.take()
+        connection.spawn(_record(connection, session, notification_id, None))
+
+
+async def _acknowledge(connection: "Connection", call: InvocationReceived) -> None:
+    session = connection.session
+    if session is None:
+        raise CallFailed(_HELLO_FIRST)
+    notification_id = parse_acknowledge(call.arguments)
+    await connection.acknowledging.take()
+    connection.spawn(_record(connection, session, notification_id, call.invocation_id))
+
+
+async def _record(connection: "Connection", session: Session, notification_id: UUID, invocation_id: str | None) -> None:
+    core = connection.core
+    round_trip_s = session.note_acknowledged(notification_id, core.clock.monotonic())
+    try:
+        work = core.backend.acknowledge(session.device_id, notification_id, round_trip_s)
+        is_recorded = await _call_backend(connection, work, "Acknowledge")
+    except CallFailed as failed:
+        connection.answer_error(invocation_id, failed.text)
+    else:
+        core.counters.acknowledged += is_recorded
+        connection.answer(invocation_id, is_recorded)
+    finally:
+        connection.acknowledging.give_back()
+
+
+async def _say_hello(connection: "Connection", call: InvocationReceived) -> None:
+    """Register the device, seat its session, answer, and leave the replay running behind the answer."""
+    if connection.session is not None:
+        raise CallFailed(_SPOKE_ALREADY)
+    hello, wants_results = parse_hello(call.arguments)
+    core = connection.core
+    accepted = await _call_backend(connection, core.backend.register_hello(connection.principal, hello), "Hello")
+    if connection.ending is not None:
+        return
+    session = Session(
+        accepted.device_id,
+        acknowledges=hello.acknowledges,
+        wants_results=wants_results,
+        limits=core.limits,
+    )
+    replay = session.begin_replay(hello.cursor)
+    connection.seat(session)
+    try:
+        missed = await _load_round(connection, session, replay)
+    except CallFailed:
+        if connection.ending is None:
+            connection.unseat(session, "hello_failed")
+            connection.go_plain()
+        raise
+    history = replay.choose_fresh(missed.notifications, missed.cursor)
+    answer = {
+        "deviceId": str(session.device_id),
+        "cursor": missed.cursor,
+        "complete": missed.complete,
+        "missed": len(history),
+    }
+    connection.answer(call.invocation_id, answer)
+    connection.spawn(_run_replay(connection, session, replay, history), is_replay=True)
+
+
+async def _run_replay(
+    connection: "Connection", session: Session, replay: Replay, history: "Sequence[EncodedNotification]"
+) -> None:
+    """Send the history, then what was held back, then let the session go live, without a gap between the last two."""
+    while connection.ending is None:
+        await _send_history(connection, session, replay, history)
+        await _send_held(connection, session, replay)
+        if not replay.is_round_owed:
+            break
+        try:
+            missed = await _load_round(connection, session, replay)
+        except CallFailed:
+            connection.end(endings.INTERNAL_ERROR)
+            return
+        if not missed.complete:
+            # The client was told that it has everything up to here; only a new Hello can tell it otherwise.
+            connection.end(endings.HISTORY_INCOMPLETE)
+            return
+        history = replay.choose_fresh(missed.notifications, missed.cursor)
+    if connection.ending is None:
+        session.go_live()
+        connection.core.notices.device_connected(connection.user_id, session.device_id, session.acknowledges)
+
+
+async def _send_history(
+    connection: "Connection", session: Session, replay: Replay, history: "Sequence[EncodedNotification]"
+) -> None:
+    """Send at the client's reading speed; a client that does not read at all is cut by the write deadline."""
+    for number, notification in enumerate(history, start=1):
+        await connection.wait_for_room()
+        if connection.ending is not None:
+            return
+        replay.note_sent(notification.id)
+        connection.send_full(session, notification, is_measured=False)
+        connection.core.counters.replayed += 1
+        if number % _TURN == 0:
+            await asyncio.sleep(0)
+
+
+async def _send_held(connection: "Connection", session: Session, replay: Replay) -> None:
+    """Send what was offered meanwhile; returns without another turn of the loop after the last one."""
+    while connection.ending is None and not replay.is_round_owed:
+        await connection.wait_for_room()
+        held = replay.take_held()
+        if held is None:
+            return
+        connection.send_full(session, held, is_measured=True)
+
+
+async def _load_round(connection: "Connection", session: Session, replay: Replay) -> Missed:
+    replay.begin_round()
+    backend, limit = connection.core.backend, connection.core.limits.replay_batch
+    work = backend.load_missed(connection.user_id, session.device_id, replay.cursor, limit)
+    return await _call_backend(connection, work, "Hello")
+
+
+async def _call_backend(connection: "Connection", work: Awaitable[T], method: str) -> T:
+    """Await the layers above, within the deadline. Raises `CallFailed` with a text for the client."""
+    try:
+        async with asyncio.timeout(connection.core.limits.backend_deadline_s):
+            return await work
+    except HelloRefused as refused:
+        raise CallFailed(refused.text) from None
+    except TimeoutError:
+        logger.warning("hub_backend_too_slow", extra={"method": method})
+        raise CallFailed(_TOO_SLOW) from None
+    except CarillonError as refusal:
+        raise CallFailed(refusal.detail) from None
+    except Exception:
+        logger.exception("hub_call_failed", extra={"method": method})
+        raise CallFailed(f"An unexpected error occurred invoking '{method}' on the server.") from None
+
+
+_METHODS: Final = {HELLO: _say_hello, ACKNOWLEDGE: _acknowledge}

@@ -1,0 +1,51 @@
+"""What all connections of one hub share."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from appliance.domain.clock import Clock
+from appliance.hub.backend import HubBackend
+from appliance.hub.deadlines import Deadlines
+from appliance.hub.encoding import HubEncoding
+from appliance.hub.limits import HubLimits
+from appliance.hub.notices import Notices
+from appliance.hub.presence import Presence
+
+if TYPE_CHECKING:
+    from appliance.hub.connection import Connection
+
+
+@dataclass(slots=True)
+class HubCounters:
+    """Counts since the start; they only grow."""
+
+    offered: int = 0
+    offered_plain: int = 0
+    replayed: int = 0
+    acknowledged: int = 0
+    cut: int = 0
+    ended: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+
+    def count_ended(self, reason: str) -> None:
+        self.ended[reason] = self.ended.get(reason, 0) + 1
+
+    def count_refused(self, reason: str) -> None:
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+
+@dataclass(slots=True)
+class HubCore:
+    """The one instance of each thing that a connection uses but does not own."""
+
+    backend: HubBackend
+    clock: Clock
+    limits: HubLimits
+    encodings: Mapping[str, HubEncoding]
+    presence: "Presence[Connection]"
+    deadlines: Deadlines
+    notices: Notices
+    counters: HubCounters = field(default_factory=HubCounters)
+    handshakes_pending: int = 0
+    is_draining: bool = False

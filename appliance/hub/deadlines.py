@@ -1,0 +1,89 @@
+"""One heap of moments for all connections, instead of a task or timer each.
+
+A connection's deadline moves later with every frame it sends or receives, so an entry is not moved: when it comes up,
+its owner looks at the clock and says when to look again. Only an earlier deadline makes a new entry.
+"""
+
+import asyncio
+import heapq
+from itertools import count
+from typing import Final, Protocol
+
+from appliance.domain.clock import Clock
+
+# An owner that asks for "now" again would hold the loop.
+_SHORTEST_S: Final = 0.01
+
+
+class Timed(Protocol):
+    """Something with deadlines. `wake_at` belongs to `Deadlines`; start it with None."""
+
+    wake_at: float | None
+
+    def pass_time(self, now: float) -> float | None:
+        """Do what is due at `now` (monotonic seconds); give the next moment to be asked, None for never."""
+        ...
+
+
+class Deadlines:
+    """Calls `pass_time` of its owners on time. Runs from one timer of the event loop, which `close` cancels."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[tuple[float, int, Timed]] = []
+        self._tie = count()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def wake(self, owner: Timed, at: float) -> None:
+        """Ask `owner` at `at` at the latest; a later moment than the one already noted changes nothing."""
+        if owner.wake_at is not None and owner.wake_at <= at:
+            return
+        owner.wake_at = at
+        heapq.heappush(self._heap, (at, next(self._tie), owner))
+        self._set_timer()
+
+    def forget(self, owner: Timed) -> None:
+        """Never ask `owner` again; its entries fade out as they come up."""
+        owner.wake_at = None
+
+    def run_due(self) -> None:
+        """Ask everybody whose moment has come."""
+        now = self._clock.monotonic()
+        while self._heap and self._heap[0][0] <= now:
+            at, _, owner = heapq.heappop(self._heap)
+            if owner.wake_at != at:
+                continue
+            owner.wake_at = None
+            again_at = owner.pass_time(now)
+            if again_at is not None:
+                self.wake(owner, max(again_at, now + _SHORTEST_S))
+        self._set_timer()
+
+    def close(self) -> None:
+        """Stop for good."""
+        self._is_closed = True
+        self._heap.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _set_timer(self) -> None:
+        if self._is_closed or not self._heap:
+            return
+        at = self._heap[0][0]
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        delay_s = max(0.0, at - self._clock.monotonic())
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.run_due()

@@ -1,0 +1,48 @@
+"""How a connection ends, and what its client is told: the `allow_reconnect` of each is the rule for coming back."""
+
+from dataclasses import dataclass
+from typing import Final
+
+_NORMAL: Final = 1000
+_GOING_AWAY: Final = 1001
+_INTERNAL_ERROR: Final = 1011
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """One way for a connection to end.
+
+    `reason` is a stable name for logs, notices and counters; `error` is what the client is shown, None for a plain
+    goodbye; `code` closes the WebSocket. An abrupt ending writes nothing: there is nobody who reads.
+    """
+
+    reason: str
+    error: str | None = None
+    allow_reconnect: bool = False
+    code: int = _NORMAL
+    is_abrupt: bool = False
+    drops_queue: bool = False
+
+
+CLIENT_CLOSED: Final = Ending("client_closed")
+HANDSHAKE_REFUSED: Final = Ending("handshake_refused")
+HANDSHAKE_TIMED_OUT: Final = Ending("handshake_timed_out")
+CLIENT_TIMED_OUT: Final = Ending("client_timed_out", "The client was silent for too long.", allow_reconnect=True)
+PROTOCOL_VIOLATION: Final = Ending("protocol_violation", "Connection closed with an error.", allow_reconnect=True)
+TOKEN_EXPIRED: Final = Ending("token_expired", "The access token has expired.", allow_reconnect=True)
+HISTORY_INCOMPLETE: Final = Ending(
+    "history_incomplete", "The history became incomplete during the replay. Connect again.", allow_reconnect=True
+)
+SERVER_STOPPING: Final = Ending("server_stopping", "The server is restarting.", allow_reconnect=True, code=_GOING_AWAY)
+INTERNAL_ERROR: Final = Ending(
+    "internal_error", "Connection closed with an error.", allow_reconnect=True, code=_INTERNAL_ERROR
+)
+# What waits for the older session is part of the newer one's history, so it is not written twice.
+REPLACED: Final = Ending("replaced", "This device connected again elsewhere.", drops_queue=True)
+SLOW_READER: Final = Ending("slow_reader", is_abrupt=True)
+SOCKET_LOST: Final = Ending("socket_lost", is_abrupt=True)
+
+
+def make_revocation(text: str) -> Ending:
+    """Make the ending of a connection that may not come back; `text` is shown to the client."""
+    return Ending("revoked", text)

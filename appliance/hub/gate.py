@@ -1,0 +1,151 @@
+"""Who may come in: credentials, ids and caps, decided before anything is accepted, for any transport and any server."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from appliance.domain.errors import CarillonError
+from appliance.domain.principal import Principal, PrincipalKind
+from appliance.hub.core import HubCore
+from appliance.hub.negotiate import (
+    Negotiation,
+    Negotiations,
+    NegotiationState,
+    TransportOffer,
+    VersionRefused,
+    choose_version,
+    make_answer,
+)
+
+logger = logging.getLogger(__name__)
+
+NO_ID: Final = "Connection ID required"
+UNKNOWN_ID: Final = "No Connection with that ID"
+ID_IN_USE: Final = "The connection is open already"
+OTHER_TRANSPORT: Final = "Cannot change transports mid-connection"
+_LONGEST_CREDENTIAL_CHARS: Final = 16_384
+
+
+class Refusal(Exception):
+    """An HTTP answer that lets nobody in. Its text holds nothing of the request; `cause` is a name for counting."""
+
+    def __init__(self, status: int, text: str, headers: tuple[tuple[str, str], ...] = (), *, cause: str) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.headers = headers
+        self.cause = cause
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """A user with a good credential."""
+
+    principal: Principal
+    user_id: UUID
+
+
+class Gate:
+    """Lets users in, one request at a time. Every method raises `Refusal`."""
+
+    def __init__(
+        self, core: HubCore, negotiations: Negotiations, offers: Sequence[TransportOffer], randomness: random.Random
+    ) -> None:
+        self._core = core
+        self._negotiations = negotiations
+        self._offers = tuple(offers)
+        self._randomness = randomness
+
+    async def authenticate(self, credentials: Sequence[str]) -> Guest:
+        """Find who asks; one good credential among those given is enough. 401 without one, 403 for an app's."""
+        for credential in credentials:
+            principal = await self._verify(credential)
+            if principal is None or principal.expires_at <= self._core.clock.now():
+                continue
+            if principal.kind is not PrincipalKind.USER or principal.user_id is None:
+                raise Refusal(403, "The hub is for users; this token is an app's.", cause="not_a_user")
+            return Guest(principal, principal.user_id)
+        challenge = 'Bearer error="invalid_token"' if credentials else "Bearer"
+        raise Refusal(401, "", (("www-authenticate", challenge),), cause="unauthenticated")
+
+    def negotiate(self, guest: Guest, query: Mapping[str, str]) -> dict[str, object]:
+        """Give out an id and say which transports may open it; an unusable version is answered, not refused."""
+        self._check_open_for(guest)
+        limits = self._core.limits
+        if self._negotiations.count_pending() >= limits.negotiations_pending:
+            raise self._busy("negotiations_pending")
+        if self._negotiations.count_pending_of(guest.user_id) >= limits.negotiations_pending_per_user:
+            raise self._busy("negotiations_pending_per_user")
+        try:
+            version = choose_version(query.get("negotiateversion"))
+        except VersionRefused as refused:
+            return {"error": refused.text}
+        negotiation = self._negotiations.begin(guest.user_id, guest.principal.token_id, version)
+        return make_answer(negotiation, version, self._offers)
+
+    def find(self, guest: Guest, token: str | None) -> Negotiation:
+        """Find the id of a request: 400 without one, 404 for an unknown one, 403 for another user's."""
+        if not token:
+            raise Refusal(400, NO_ID, cause="no_id")
+        negotiation = self._negotiations.find(token)
+        if negotiation is None:
+            raise Refusal(404, UNKNOWN_ID, cause="unknown_id")
+        if negotiation.user_id != guest.user_id:
+            raise Refusal(403, "The connection belongs to another user.", cause="foreign_id")
+        return negotiation
+
+    def admit(self, guest: Guest, token: str | None, transport: str) -> Negotiation | None:
+        """Let a transport begin, with an id or (None) without; the caller makes the connection at once.
+
+        400, 403, 404 and 409 for the id, 503 over a cap or while the hub drains. What it gives back must be finished.
+        """
+        self._check_open_for(guest)
+        if self._core.handshakes_pending >= self._core.limits.handshakes_pending:
+            raise self._busy("handshakes_pending")
+        if not token:
+            return None
+        negotiation = self.find(guest, token)
+        if negotiation.state is NegotiationState.OPEN:
+            if negotiation.transport == transport:
+                raise Refusal(409, ID_IN_USE, cause="id_in_use")
+            raise Refusal(400, OTHER_TRANSPORT, cause="other_transport")
+        self._negotiations.open(negotiation, transport)
+        return negotiation
+
+    def finish(self, negotiation: Negotiation | None) -> None:
+        """The transport that was admitted has ended."""
+        if negotiation is not None:
+            self._negotiations.finish(negotiation)
+
+    async def _verify(self, credential: str) -> Principal | None:
+        if not credential or len(credential) > _LONGEST_CREDENTIAL_CHARS:
+            return None
+        try:
+            async with asyncio.timeout(self._core.limits.backend_deadline_s):
+                return await self._core.backend.authenticate(credential)
+        except TimeoutError:
+            raise self._busy("authentication_too_slow") from None
+        except CarillonError:
+            raise self._busy("authentication_unavailable") from None
+        except Exception:
+            logger.exception("hub_authentication_failed")
+            raise Refusal(500, "", cause="authentication_failed") from None
+
+    def _check_open_for(self, guest: Guest) -> None:
+        core = self._core
+        if core.is_draining:
+            raise self._busy("draining")
+        if core.presence.connections >= core.limits.connections:
+            raise self._busy("connections")
+        if core.presence.count_user(guest.user_id) >= core.limits.connections_per_user:
+            raise self._busy("connections_per_user")
+
+    def _busy(self, cause: str) -> Refusal:
+        """Refuse for now. The spread of Retry-After keeps a crowd from coming back in the same second."""
+        limits = self._core.limits
+        retry_after_s = self._randomness.randint(limits.retry_after_least_s, limits.retry_after_most_s)
+        return Refusal(503, "Try again shortly", (("retry-after", str(retry_after_s)),), cause=cause)

@@ -1,0 +1,205 @@
+"""The hub's face for the layers above: they offer notifications, and learn through `HubBackend` what came of them."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from appliance.domain.clock import Clock
+from appliance.hub import endings
+from appliance.hub.asgi import HubApplication
+from appliance.hub.asgi_types import AsgiApplication
+from appliance.hub.backend import HubBackend
+from appliance.hub.connection import Connection
+from appliance.hub.core import HubCore
+from appliance.hub.deadlines import Deadlines
+from appliance.hub.encoding import HubEncoding
+from appliance.hub.encoding_json import JsonEncoding
+from appliance.hub.fanout import Fanout
+from appliance.hub.gate import Gate
+from appliance.hub.limits import HubLimits
+from appliance.hub.messages import EncodedNotification
+from appliance.hub.negotiate import Negotiations, TransportOffer
+from appliance.hub.notices import Notices
+from appliance.hub.presence import Presence
+from appliance.hub.transport_websocket import NAME as WEBSOCKETS
+
+logger = logging.getLogger(__name__)
+
+_TURN: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A device took the offer; when it `acknowledges`, wait `deadline_s` for that before the next layer is on."""
+
+    acknowledges: bool
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class HubStats:
+    """The hub at one moment, and its counts since the start. `ended` and `refused` are by reason, a closed set."""
+
+    connections: int
+    plain_connections: int
+    sessions: int
+    handshakes_pending: int
+    negotiations_pending: int
+    offered: int
+    offered_plain: int
+    replayed: int
+    acknowledged: int
+    cut: int
+    ended: Mapping[str, int]
+    refused: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Sending:
+    """One notification for one connection; `device_id` is None in the plain dialect."""
+
+    connection: Connection
+    notification: EncodedNotification
+    device_id: UUID | None
+
+
+class Hub:
+    """The live connections of one process. Everything runs on one event loop; nothing here blocks it.
+
+    `app` is the ASGI application for `/hubs/notifications`. Call `drain` before the server stops.
+    """
+
+    def __init__(
+        self,
+        backend: HubBackend,
+        clock: Clock,
+        limits: HubLimits | None = None,
+        *,
+        randomness: random.Random | None = None,
+    ) -> None:
+        limits = limits or HubLimits()
+        encodings: dict[str, HubEncoding] = {encoding.name: encoding for encoding in (JsonEncoding(),)}
+        formats = tuple(encoding.transfer_format for encoding in encodings.values())
+        self._core = HubCore(
+            backend=backend,
+            clock=clock,
+            limits=limits,
+            encodings=encodings,
+            presence=Presence(),
+            deadlines=Deadlines(clock),
+            notices=Notices(backend),
+        )
+        self._negotiations = Negotiations(clock, lifetime_s=limits.negotiation_lifetime_s)
+        self._fanout: Fanout[_Sending] = Fanout(_send, limits.fanout_pending)
+        self._running: set[asyncio.Task[object]] = set()
+        # The jitter of Retry-After is no secret.
+        jitter = randomness or random.Random()  # noqa: S311
+        gate = Gate(self._core, self._negotiations, (TransportOffer(WEBSOCKETS, formats),), jitter)
+        self.app: AsgiApplication = HubApplication(self._core, gate, self._running)
+
+    def offer(self, notification: EncodedNotification, device_ids: Sequence[UUID]) -> Mapping[UUID, Offered]:
+        """Send to those of the devices that have a session; only these are in the answer.
+
+        Never blocks. What cannot be written after all comes back through `HubBackend.offer_cut`, after this call.
+        """
+        offered: dict[UUID, Offered] = {}
+        sendings: list[_Sending] = []
+        longest_s = self._core.limits.window_most_s
+        for device_id in device_ids:
+            connection = self._core.presence.find_device(device_id)
+            session = None if connection is None else connection.session
+            if connection is None or session is None or device_id in offered:
+                continue
+            offered[device_id] = Offered(session.acknowledges, session.window_s(longest_s))
+            sendings.append(_Sending(connection, notification, device_id))
+        self._core.counters.offered += len(sendings)
+        self._fanout.submit(sendings)
+        return offered
+
+    def offer_plain(self, user_id: UUID, notification: EncodedNotification) -> int:
+        """Send to the user's connections that have not said Hello; gives their number. Never blocks."""
+        connections = self._core.presence.list_plain(user_id)
+        self._core.counters.offered_plain += len(connections)
+        self._fanout.submit([_Sending(connection, notification, None) for connection in connections])
+        return len(connections)
+
+    def is_live(self, device_id: UUID) -> bool:
+        """Tell whether an offer to the device would be taken now."""
+        return self._core.presence.find_device(device_id) is not None
+
+    def plain_connections(self, user_id: UUID) -> int:
+        """Count the user's connections that have not said Hello."""
+        return self._core.presence.count_plain(user_id)
+
+    def close_user(self, user_id: UUID, reason: str) -> None:
+        """End all connections of a user, who may not come back with them; `reason` is shown to the client."""
+        self._negotiations.revoke(user_id=user_id)
+        self._close(self._core.presence.list_user(user_id), reason)
+
+    def close_device(self, device_id: UUID, reason: str) -> None:
+        """End the device's session; it may not come back by itself. `reason` is shown to the client."""
+        connection = self._core.presence.find_device(device_id)
+        self._close([] if connection is None else [connection], reason)
+
+    def close_token(self, token_id: str, reason: str) -> None:
+        """End all connections that came in with this credential. `reason` is shown to the client."""
+        self._negotiations.revoke(credential_id=token_id)
+        self._close(self._core.presence.list_token(token_id), reason)
+
+    async def drain(self, deadline_s: float) -> None:
+        """Let nobody in any more, tell everybody to come back, and end all connections within `deadline_s` seconds.
+
+        Connections that do not close in time are dropped. The hub cannot be used afterwards.
+        """
+        core = self._core
+        core.is_draining = True
+        for number, connection in enumerate(core.presence.list_all(), start=1):
+            connection.end(endings.SERVER_STOPPING)
+            if number % _TURN == 0:
+                await asyncio.sleep(0)
+        running = set(self._running)
+        if running:
+            _, late = await asyncio.wait(running, timeout=deadline_s)
+            for task in late:
+                task.cancel()
+            if late:
+                logger.warning("hub_drain_incomplete", extra={"connections": len(late)})
+                await asyncio.wait(late, timeout=1.0)
+        self._fanout.close()
+        core.deadlines.close()
+        core.notices.flush()
+
+    def stats(self) -> HubStats:
+        """Give the present numbers."""
+        core = self._core
+        counters = core.counters
+        return HubStats(
+            connections=core.presence.connections,
+            plain_connections=core.presence.plain_connections,
+            sessions=core.presence.devices,
+            handshakes_pending=core.handshakes_pending,
+            negotiations_pending=self._negotiations.count_pending(),
+            offered=counters.offered,
+            offered_plain=counters.offered_plain,
+            replayed=counters.replayed,
+            acknowledged=counters.acknowledged,
+            cut=counters.cut,
+            ended=dict(counters.ended),
+            refused=dict(counters.refused),
+        )
+
+    def _close(self, connections: Sequence[Connection], text: str) -> None:
+        ending = endings.make_revocation(text)
+        for connection in connections:
+            connection.end(ending)
+
+
+def _send(sending: _Sending) -> None:
+    if sending.device_id is None:
+        sending.connection.offer_plain(sending.notification)
+    else:
+        sending.connection.offer(sending.device_id, sending.notification)

@@ -1,0 +1,73 @@
+"""A session: a connection whose client has said Hello, and so speaks for a device and may acknowledge."""
+
+from uuid import UUID
+
+from appliance.hub.limits import HubLimits
+from appliance.hub.messages import Dialect
+from appliance.hub.replay import Replay
+from appliance.hub.window import AcknowledgementWindow
+
+
+class Session:
+    """What the hub knows of one device's live session. A connection without one gets the plain dialect.
+
+    `replay` is None once the session is live; `is_announced` tells whether the layers above know of it.
+    """
+
+    __slots__ = (
+        "_most_held",
+        "_most_remembered",
+        "_offered_at",
+        "_window",
+        "acknowledges",
+        "device_id",
+        "dialect",
+        "is_announced",
+        "replay",
+        "wants_results",
+    )
+
+    def __init__(self, device_id: UUID, *, acknowledges: bool, wants_results: bool, limits: HubLimits) -> None:
+        self.device_id = device_id
+        self.acknowledges = acknowledges
+        self.wants_results = wants_results
+        self.dialect = Dialect.FULL_WITH_RESULT if wants_results else Dialect.FULL
+        self.replay: Replay | None = None
+        self.is_announced = False
+        self._window = AcknowledgementWindow(
+            first_s=limits.window_first_s, least_s=limits.window_least_s, most_s=limits.window_most_s
+        )
+        self._most_remembered = limits.offers_remembered
+        self._most_held = limits.replay_pending
+        self._offered_at: dict[UUID, float] = {}
+
+    def begin_replay(self, cursor: int | None) -> Replay:
+        """Hold live offers back from now on, until `go_live`."""
+        self.replay = Replay(self._most_held, cursor)
+        return self.replay
+
+    def go_live(self) -> None:
+        """The replay is over: offers go straight to the client, and the layers above are about to be told."""
+        self.replay = None
+        self.is_announced = True
+
+    def window_s(self, most_s: float) -> float:
+        """Tell how long to wait for an acknowledgement; `most_s` while a replay still stands in front of it."""
+        return most_s if self.replay is not None else self._window.seconds
+
+    def note_offered(self, notification_id: UUID, now: float) -> None:
+        """Remember when an offer was written, to measure its round trip."""
+        if not self.acknowledges:
+            return
+        if len(self._offered_at) >= self._most_remembered:
+            del self._offered_at[next(iter(self._offered_at))]
+        self._offered_at[notification_id] = now
+
+    def note_acknowledged(self, notification_id: UUID, now: float) -> float | None:
+        """Give the round trip in seconds, None when it was not measured."""
+        offered_at = self._offered_at.pop(notification_id, None)
+        if offered_at is None:
+            return None
+        round_trip_s = max(0.0, now - offered_at)
+        self._window.learn(round_trip_s)
+        return round_trip_s

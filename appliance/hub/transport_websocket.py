@@ -1,0 +1,107 @@
+"""The WebSocket transport, over the raw ASGI pair of the server.
+
+Three properties of the server (Granian) shape it:
+
+- A send is scheduled when it is called and gives back a future, so a write can be started without being awaited; with a
+  server whose send is a coroutine function, a task takes the future's place.
+- A close waits for ever while a receive is pending on the same socket. So whoever ends a connection cancels the task
+  that reads, which releases the receive, and that task sends the goodbye and the close frame itself.
+- A close to a client that does not read hangs. So an abrupt ending cancels the write in flight and sends nothing.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from typing import cast
+
+from appliance.hub import endings
+from appliance.hub.asgi_types import Event, Receive, Send
+from appliance.hub.connection import Connection
+from appliance.hub.outbox import WriteFuture
+
+logger = logging.getLogger(__name__)
+
+NAME = "WebSockets"
+
+
+class WebSocketPipe:
+    """Writes to one WebSocket. Made by the task that is going to read from it."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._reader = asyncio.current_task()
+
+    def start_write(self, payload: str | bytes) -> WriteFuture:
+        """Begin to write one frame: text as text, bytes as binary."""
+        key = "text" if isinstance(payload, str) else "bytes"
+        sending = self._send({"type": "websocket.send", key: payload})
+        if hasattr(sending, "add_done_callback"):
+            return cast(WriteFuture, sending)
+        return asyncio.ensure_future(_await_quietly(sending))
+
+    def interrupt(self) -> None:
+        """Cancel the reading task, unless it is the one that calls: that one looks at `ending` by itself."""
+        if self._reader is not None and self._reader is not asyncio.current_task():
+            self._reader.cancel()
+
+
+async def run_websocket(connection: Connection, receive: Receive, send: Send, *, close_deadline_s: float) -> None:
+    """Accept, read until the connection ends for whatever reason, say goodbye and close.
+
+    `close_deadline_s` bounds the goodbye and the close frame together. The caller awaits `connection.finish` after it.
+    """
+    try:
+        await send({"type": "websocket.accept"})
+        await _read(connection, receive)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if connection.ending is None or task is None:
+            connection.end(endings.SERVER_STOPPING)
+            raise
+        task.uncancel()
+    except Exception:
+        logger.exception("hub_connection_failed")
+        connection.end(endings.INTERNAL_ERROR)
+    await _close(connection, send, close_deadline_s)
+
+
+async def _read(connection: Connection, receive: Receive) -> None:
+    while connection.ending is None:
+        event = await receive()
+        if event["type"] == "websocket.disconnect":
+            connection.end(endings.SOCKET_LOST)
+            return
+        data = _data_of(event)
+        if data is not None:
+            await connection.receive(data)
+
+
+async def _close(connection: Connection, send: Send, deadline_s: float) -> None:
+    ending = connection.ending
+    if ending is None or ending.is_abrupt:
+        return
+    try:
+        async with asyncio.timeout(deadline_s):
+            await connection.wait_until_written()
+            await send({"type": "websocket.close", "code": ending.code})
+    except TimeoutError:
+        logger.info("hub_close_timed_out", extra={"reason": ending.reason})
+    except (OSError, RuntimeError) as error:
+        # The peer was faster; there is nobody left to close.
+        logger.debug("hub_close_failed", extra={"reason": ending.reason, "error": type(error).__name__})
+
+
+def _data_of(event: Event) -> str | bytes | None:
+    """Give what a frame carries, whatever its opcode; None for an event that carries nothing."""
+    data = event.get("text")
+    if data is None:
+        data = event.get("bytes")
+    return data if isinstance(data, str | bytes) else None
+
+
+async def _await_quietly(sending: Awaitable[None]) -> None:
+    try:
+        await sending
+    except (OSError, RuntimeError) as error:
+        # The reader of the same socket sees that the peer is gone and ends the connection.
+        logger.debug("hub_write_failed", extra={"error": type(error).__name__})
