@@ -125,10 +125,11 @@ class InvalidTargets(Invalid):
     code = "invalid_targets"
     title = "Some targets cannot be sent to; nothing was sent"
 
-    def __init__(self, detail: str, *, indexes: Sequence[int], status: int = 422) -> None:
+    def __init__(self, detail: str, *, indexes: Sequence[int], status: int = 422, field: str | None = None) -> None:
         super().__init__(detail)
         self.indexes = tuple(indexes)
         self.refused_status = status
+        self.field = field
 
 
 class IdempotencyMismatch(Invalid):
