@@ -1,0 +1,145 @@
+"""What the hub asks of delivery: who a device is, what it missed, and its acknowledgements."""
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from appliance.channels.contract import ChannelName
+from appliance.delivery.envelope import make_envelope
+from appliance.delivery.windows import Window
+from appliance.domain.clock import Clock
+from appliance.domain.errors import CarillonError
+from appliance.domain.outcome import OutcomeKind
+from appliance.domain.principal import Principal, PrincipalKind
+from appliance.hub.backend import Hello, HelloAccepted, HelloRefused, Missed
+from appliance.hub.messages import EncodedNotification
+from appliance.storage.database import Database
+from appliance.storage.deliveries import AttemptRow, acknowledge_job, confirm_seen_job
+from appliance.storage.replay import load_missed
+
+logger = logging.getLogger(__name__)
+
+Authenticate = Callable[[str], Awaitable[Principal | None]]
+
+
+class BindDevice(Protocol):
+    """Finds the device that a client's own id stands for, or registers a hub-only one. Raises `CarillonError`."""
+
+    async def __call__(
+        self, user_id: UUID, installation_id: str, *, label: str | None, platform: str | None
+    ) -> UUID: ...
+
+
+class Waiting(Protocol):
+    """What acknowledgements need of the engine."""
+
+    def acknowledged(self, device_id: UUID, notification_id: UUID) -> Window | None: ...
+
+    def disconnected(self, device_id: UUID, reason: str) -> None: ...
+
+    def cut(self, device_id: UUID, notification_ids: Sequence[UUID], reason: str) -> None: ...
+
+
+class LiveBackend:
+    """Implements `hub.backend.HubBackend` over storage and engine."""
+
+    def __init__(self, database: Database, clock: Clock, authenticate: Authenticate, bind: BindDevice) -> None:
+        self._database = database
+        self._clock = clock
+        self._authenticate = authenticate
+        self._bind = bind
+        self._engine: Waiting | None = None
+
+    def attach(self, engine: Waiting) -> None:
+        """Tell acknowledgements and lost connections to this engine. Call once, before the hub is served."""
+        self._engine = engine
+
+    async def authenticate(self, bearer: str) -> Principal | None:
+        """Let users in; an app has nothing to receive."""
+        principal = await self._authenticate(bearer)
+        return principal if principal is not None and principal.kind is PrincipalKind.USER else None
+
+    async def register_hello(self, principal: Principal, hello: Hello) -> HelloAccepted:
+        """Find or register the device, and settle what its cursor shows that it has."""
+        if principal.user_id is None:
+            raise HelloRefused("Only a user's devices can say Hello.")
+        try:
+            device_id = await self._bind(principal.user_id, hello.device_id, label=hello.label, platform=hello.platform)
+            if hello.cursor is not None:
+                await self._confirm_seen(device_id, hello.cursor)
+        except CarillonError as refusal:
+            raise HelloRefused(refusal.detail) from refusal
+        return HelloAccepted(device_id)
+
+    async def load_missed(self, user_id: UUID, device_id: UUID, after_sequence: int | None, limit: int) -> Missed:
+        """Load what the device missed, in order."""
+        missed = await load_missed(
+            self._database,
+            user_id=user_id,
+            device_id=device_id,
+            after_sequence=after_sequence,
+            limit=limit,
+            now=self._clock.now(),
+        )
+        notifications = [
+            EncodedNotification(
+                make_envelope(
+                    id=row.id,
+                    app_id=row.app_id,
+                    user_id=user_id,
+                    content=row.content,
+                    sequence=row.sequence,
+                    released_at=row.released_at,
+                    expires_at=row.expires_at,
+                )
+            )
+            for row in missed.rows
+        ]
+        return Missed(notifications, complete=missed.is_complete, cursor=missed.newest)
+
+    async def acknowledge(self, device_id: UUID, notification_id: UUID, round_trip_s: float | None) -> bool:
+        """Record the acknowledgement durably, in time or late; False for what was never meant for this device."""
+        now = self._clock.now()
+        window = self._engine.acknowledged(device_id, notification_id) if self._engine is not None else None
+        attempt = AttemptRow(
+            channel=ChannelName.HUB,
+            started_at=window.offered_at if window is not None else now,
+            latency_ms=_latency_ms(window, round_trip_s, self._clock.monotonic()),
+            outcome=OutcomeKind.CONFIRMED,
+            code="acknowledged",
+            reason="The device acknowledged it over its live connection.",
+        )
+        return await self._database.write(acknowledge_job(device_id, notification_id, attempt, now))
+
+    def device_connected(self, user_id: UUID, device_id: UUID, acknowledges: bool) -> None:
+        """Nothing to do: what the device missed was part of its replay."""
+        logger.debug("device_connected", extra={"device": str(device_id), "acknowledges": acknowledges})
+
+    def device_disconnected(self, user_id: UUID, device_id: UUID, reason: str) -> None:
+        """What the device had not answered goes to the next layer."""
+        if self._engine is not None:
+            self._engine.disconnected(device_id, f"The live connection ended before the device answered ({reason}).")
+
+    def offer_cut(self, device_id: UUID, notification_ids: Sequence[UUID], reason: str) -> None:
+        """What was never written to the socket goes to the next layer."""
+        if self._engine is not None:
+            self._engine.cut(device_id, notification_ids, reason)
+
+    async def _confirm_seen(self, device_id: UUID, cursor: int) -> None:
+        now = self._clock.now()
+        attempt = AttemptRow(
+            channel=ChannelName.HUB,
+            started_at=now,
+            latency_ms=None,
+            outcome=OutcomeKind.CONFIRMED,
+            code="cursor",
+            reason="The device's cursor shows that it has it.",
+        )
+        await self._database.write(confirm_seen_job(device_id, cursor, attempt, now))
+
+
+def _latency_ms(window: Window | None, round_trip_s: float | None, now_mono: float) -> int | None:
+    if window is not None:
+        return round((now_mono - window.offered_mono) * 1000)
+    return None if round_trip_s is None else round(round_trip_s * 1000)
