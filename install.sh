@@ -222,7 +222,7 @@ farewell() {
     say "  data      $DATA"
     say "  output    $(where_output)"
     say "  command   $(shown_command) --help"
-    say "  stop      $(YES='' TRY='' HOST_GIVEN='' this_command --stop)"
+    say "  stop      $(YES='' TRY='' HOST_GIVEN='' NO_SERVICE='' this_command --stop)"
     say ''
     if [ -n "$TRY" ]; then show_try "$TRY_TEXT"; else "$COMMAND" setup-link; fi
 }

@@ -82,7 +82,7 @@ fi
 exec \"\$@\""
     else
         write_program "$COMMAND" "# Runs Carillon's command line on this data folder.
-CARILLON_COMMAND=$(quote "$COMMAND")
+CARILLON_COMMAND=$(quote "$(quote "$COMMAND")")
 export CARILLON_COMMAND
 exec $(quote "$RELEASE/bin/carillon") --data $(quote "$DATA") \"\$@\""
     fi

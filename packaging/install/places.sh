@@ -13,7 +13,8 @@ find_python() {
     [ "$(uname -s)" = Linux ] || fail 7 "this is $(uname -s); Carillon runs on Linux."
     for PYTHON in ${CARILLON_PYTHON:+"$CARILLON_PYTHON"} python3 python3.14 python3.13 python3.12 python3.11; do
         PYTHON=$(command -v "$PYTHON" 2>/dev/null) || continue
-        if "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+        # The program itself, not a wrapper that may choose another one tomorrow.
+        if PYTHON=$("$PYTHON" -c 'import sys; print(sys.executable); sys.exit(sys.version_info < (3, 11))' 2>/dev/null); then
             answer=$(machine python) || fail 7 "$answer."
             return 0
         fi
