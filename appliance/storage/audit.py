@@ -31,12 +31,31 @@ class AuditEntry:
     address: str
 
 
-def record(transaction: Transaction, *, at: datetime, actor: str, action: str, target: str, address: str = "") -> None:
+def record(
+    transaction: Transaction, *, at: datetime, actor: str, action: str, target: str, address: str = ""
+) -> AuditEntry:
     """Write an entry; call it in the transaction that makes the change, so that neither is without the other."""
+    entry = AuditEntry(
+        make_id(at), at, actor[:_ACTOR_CHARS], str(action), target[:_TARGET_CHARS], address[:_ADDRESS_CHARS]
+    )
     transaction.execute(
         "INSERT INTO audit (id, at, actor, action, target, address) VALUES (?, ?, ?, ?, ?, ?)",
-        (make_id(at), at, actor[:_ACTOR_CHARS], action, target[:_TARGET_CHARS], address[:_ADDRESS_CHARS]),
+        (entry.id, entry.at, entry.actor, entry.action, entry.target, entry.address),
     )
+    return entry
+
+
+def delete_entries_before(transaction: Transaction, before: datetime, *, action: str | None = None) -> int:
+    """Drop entries from before an instant, all or those of one action, and give their number."""
+    if action is None:
+        return transaction.execute("DELETE FROM audit WHERE at < ?", (before,))
+    return transaction.execute("DELETE FROM audit WHERE at < ? AND action = ?", (before, action))
+
+
+async def list_latest(database: Database, action: str, *, limit: int) -> list[AuditEntry]:
+    """Give the latest entries of one action, newest first, at most `limit`."""
+    rows = await database.read(_SELECT + " WHERE action = ? ORDER BY at DESC LIMIT ?", (action, limit))
+    return [_entry(row) for row in rows]
 
 
 async def list_since(

@@ -29,8 +29,8 @@ MAX_SUCCESSORS: Final = 3
 
 _SELECT: Final = (
     'SELECT r.id, r.family, r."user", r.app, r.created_at, r.expires_at, r.used_at, r.revoked_at,'
-    " a.username, a.role, a.disabled_at, a.tokens_valid_from"
-    ' FROM refresh_token r JOIN account a ON a.id = r."user"'
+    " a.username, a.role, a.tokens_valid_from, COALESCE(a.disabled_at, p.disabled_at)"
+    ' FROM refresh_token r JOIN account a ON a.id = r."user" LEFT JOIN app p ON p.id = r.app'
 )
 
 
@@ -44,7 +44,10 @@ class Exchange(Enum):
 
 @dataclass(frozen=True, slots=True)
 class RefreshRow:
-    """A refresh token as stored, with what is known of its user; `id` is a hash."""
+    """A refresh token as stored, with what is known of its user; `id` is a hash.
+
+    `is_disabled` tells that the user, or the app it was issued for, is disabled.
+    """
 
     id: str
     family: UUID
@@ -56,8 +59,8 @@ class RefreshRow:
     revoked_at: datetime | None
     username: str
     role: Role
-    is_user_disabled: bool
     tokens_valid_from: datetime | None
+    is_disabled: bool
 
 
 def insert_refresh_token(
@@ -87,7 +90,7 @@ def exchange(
     transaction: Transaction, held: RefreshRow, successor_id: str, *, now: datetime, expires_at: datetime
 ) -> Exchange:
     """Use a token and add its successor, or tell why not. REUSED has revoked the family already."""
-    if held.expires_at <= now or held.is_user_disabled or _is_outdated(held):
+    if held.expires_at <= now or held.is_disabled or _is_outdated(held):
         return Exchange.REFUSED
     if _mark_used(transaction, held, now):
         # The first of several successors to be used makes the others void.
@@ -171,6 +174,6 @@ def _refresh(row: Row) -> RefreshRow:
         revoked_at=optional_instant_of(row[7]),
         username=str(row[8]),
         role=Role(row[9]),
-        is_user_disabled=row[10] is not None,
-        tokens_valid_from=optional_instant_of(row[11]),
+        tokens_valid_from=optional_instant_of(row[10]),
+        is_disabled=row[11] is not None,
     )
