@@ -13,6 +13,7 @@ SERVICE_USER=carillon
 DEFAULT_PORT=8480
 READY_WITHIN_S=${CARILLON_READY_WITHIN_S:-60}
 STEP=0
+SERVICE='' RECORD='' ROOT='' COMMAND=''
 
 # What this run has made so far and takes away again when it fails.
 NEW_DATA='' NEW_DATA_TOP='' NEW_VENV='' NEW_WEB='' NEW_RELEASE='' NEW_USER='' NEW_SERVICE='' MAY_EMPTY=''

@@ -118,7 +118,7 @@ undo() {
     fi
     [ -z "$NEW_USER" ] || userdel "$SERVICE_USER" >/dev/null 2>&1
     if [ -n "$NEW_SERVICE$NEW_USER" ]; then rm -rf "$SERVICE_RECORD" && rmdir "$(dirname "$SERVICE_RECORD")" 2>/dev/null; fi
-    rmdir "$ROOT/releases" "$ROOT" 2>/dev/null
+    [ -z "$ROOT" ] || rmdir "$ROOT/releases" "$ROOT" 2>/dev/null
 }
 
 bring_back_old() {

@@ -15,6 +15,10 @@ find_python() {
         PYTHON=$(command -v "$PYTHON" 2>/dev/null) || continue
         # The program itself, not a wrapper that may choose another one tomorrow.
         if PYTHON=$("$PYTHON" -c 'import sys; print(sys.executable); sys.exit(sys.version_info < (3, 11))' 2>/dev/null); then
+            "$PYTHON" -c 'import argparse, http.client, json, sqlite3, ssl' >/dev/null 2>&1 ||
+                fail 5 "the Python here is a minimal one that lacks parts of its library. This installs the rest:
+
+    $(is_root || printf 'sudo ')apt-get install -y python3 python3-venv"
             answer=$(machine python) || fail 7 "$answer."
             return 0
         fi
