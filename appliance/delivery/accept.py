@@ -97,7 +97,9 @@ def check_no_duplicates(user_ids: Sequence[UUID], field: str) -> None:
     first: dict[UUID, int] = {}
     repeated = [index for index, user_id in enumerate(user_ids) if first.setdefault(user_id, index) != index]
     if repeated:
-        raise InvalidTargets(f"Name each user once in {field}; the listed indexes repeat one.", indexes=repeated)
+        raise InvalidTargets(
+            f"Name each user once in {field}; the listed indexes repeat one.", indexes=repeated, field=field
+        )
 
 
 def _check_schedule(requests: Sequence[SendRequest], field: str, now: datetime) -> None:

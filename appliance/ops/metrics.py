@@ -12,7 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from appliance import __version__
@@ -117,7 +117,7 @@ def metrics_handler(
     def get_metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
         if not (is_local(request) or is_admin(request)):
             return Response(b"", status_code=403)
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(generate_latest(registry), media_type="text/plain; version=0.0.4")
 
     return get_metrics
 

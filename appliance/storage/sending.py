@@ -214,7 +214,7 @@ def withdraw_job(app_id: UUID, notification_id: UUID, now: datetime) -> Job[With
         )
         stoppable = sources(Event.WITHDRAW)
         transaction.execute(
-            f"UPDATE delivery SET state = ?, settled_at = ?, due_at = NULL, lease_until = NULL "  # noqa: S608 - marks
+            f"UPDATE delivery SET state = ?, settled_at = ?, due_at = NULL, lease_until = NULL "
             f"WHERE notification = ? AND state IN ({marks(len(stoppable))})",
             (DeliveryState.WITHDRAWN, now, notification_id, *stoppable),
         )
@@ -289,7 +289,7 @@ def _check_enrolled(
 ) -> None:
     ids = list(users)
     rows = transaction.fetch_all(
-        f'SELECT e."user" FROM enrolment e JOIN account u ON u.id = e."user" '  # noqa: S608 - only marks
+        f'SELECT e."user" FROM enrolment e JOIN account u ON u.id = e."user" '
         f"WHERE e.id IN ({marks(len(ids))}) AND u.disabled_at IS NULL",
         [f"{user_id}|{app_id}" for user_id in ids],
     )
@@ -303,6 +303,7 @@ def _check_enrolled(
         f"{len(indexes)} of {len(targets)} entries of {field} name a user who is not enrolled in this app.",
         indexes=indexes,
         status=403,
+        field=field,
     )
 
 
@@ -338,7 +339,7 @@ def _take_sequences(transaction: Transaction, counts: Mapping[UUID, int]) -> dic
     ones = [user_id for user_id, count in counts.items() if count == 1]
     if ones:
         for row in transaction.fetch_all(
-            f"UPDATE account SET last_sequence = last_sequence + 1 WHERE id IN ({marks(len(ones))}) "  # noqa: S608
+            f"UPDATE account SET last_sequence = last_sequence + 1 WHERE id IN ({marks(len(ones))}) "
             "RETURNING id, last_sequence",
             ones,
         ):
@@ -361,7 +362,7 @@ def _load_devices(
     if not user_ids:
         return devices
     for device_id, user_id, kind in transaction.fetch_all(
-        f'SELECT id, "user", address_kind FROM device WHERE "user" IN ({marks(len(user_ids))}) '  # noqa: S608 - marks
+        f'SELECT id, "user", address_kind FROM device WHERE "user" IN ({marks(len(user_ids))}) '
         "AND (app IS NULL OR app = ?) AND retired_at IS NULL",
         (*user_ids, app_id),
     ):

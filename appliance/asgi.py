@@ -1,0 +1,179 @@
+"""The composition root: puts the parts together and serves them as one Litestar application.
+
+The only module that may import everything, the wizard too.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from random import Random
+from typing import Any, Final
+
+from litestar import Litestar, Request, asgi
+from litestar.handlers import ASGIRouteHandler
+from litestar.types import Receive, Scope, Send
+
+from appliance.api.application import Faces, make_litestar
+from appliance.api.identity.service import open_identity
+from appliance.channels.registry import build_channels
+from appliance.clock import SystemClock
+from appliance.delivery.accept import Acceptor
+from appliance.delivery.addresses import Installations, open_address
+from appliance.delivery.engine import DeliveryEngine
+from appliance.delivery.housekeeping import Housekeeper
+from appliance.delivery.live import LiveBackend
+from appliance.delivery.remote import RemoteTries
+from appliance.hub.asgi import MOUNT_PATH
+from appliance.hub.hub import Hub
+from appliance.hub.limits import HubLimits
+from appliance.ops.health import HealthProbe, health_router
+from appliance.ops.metrics import ApplianceCollector, RequestCounter, make_registry, metrics_handler
+from appliance.security.sealing import Sealer
+from appliance.settings import Settings
+from appliance.storage.database import open_database
+
+logger = logging.getLogger(__name__)
+
+DRAIN_S: Final = 8.0
+STOP_S: Final = 10.0
+
+
+class Application:
+    """The running appliance. `asgi` is served; `drain` comes before the server stops taking requests."""
+
+    def __init__(
+        self, litestar: Litestar, hub: Hub, engine: DeliveryEngine, probe: HealthProbe, requests: RequestCounter
+    ) -> None:
+        self._litestar = litestar
+        self._hub = hub
+        self._engine = engine
+        self._probe = probe
+        self._requests = requests
+
+    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one connection; the server's own pair travels along for the hub, which must not be wrapped."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            await _answer_lifespan(receive, send)
+            return
+        scope["raw_send"] = send
+        scope["raw_receive"] = receive
+        if kind == "http":
+            await self._litestar(scope, receive, self._counting(scope, send))
+        else:
+            await self._litestar(scope, receive, send)
+
+    async def drain(self) -> None:
+        """Close the hub politely: clients are told that they may come back. Takes at most 8 seconds."""
+        self._probe.is_stopping = True
+        await self._hub.drain(DRAIN_S)
+
+    def _counting(self, scope: Any, send: Send) -> Send:
+        requests = self._requests
+
+        async def counted(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                requests.count(scope["path"], message["status"])
+            await send(message)
+
+        return counted
+
+
+@asynccontextmanager
+async def build(settings: Settings) -> AsyncIterator[Application]:
+    """Open everything and run it in the background; leaving stops the engine and closes the data.
+
+    Raises what opening the database, the keys or the settings raises, before anything is served.
+    """
+    clock = SystemClock()
+    sealer = Sealer(settings.secret_key, [settings.secret_key_previous] if settings.secret_key_previous else [])
+    channels = build_channels(settings)
+    async with (
+        open_database(settings.data_dir, settings.database_url or None) as database,
+        open_identity(database, settings, clock) as identity,
+    ):
+        installations = Installations(database, sealer, clock)
+        backend = LiveBackend(database, clock, identity.authenticate, installations.bind)
+        hub = Hub(backend, clock, _hub_limits(settings))
+        remote = RemoteTries(
+            database,
+            channels,
+            lambda sealed: open_address(sealer, sealed),
+            clock,
+            Random(),  # noqa: S311 - jitter
+        )
+        engine = DeliveryEngine(database, hub, channels, remote, clock)
+        backend.attach(engine)
+        identity.watch(hub)
+        probe = HealthProbe(database, settings.data_dir)
+        requests = RequestCounter()
+        collector = ApplianceCollector(hub, engine, database.writer, requests)
+        litestar = make_litestar(
+            Faces(
+                settings=settings,
+                database=database,
+                sealer=sealer,
+                clock=clock,
+                identity=identity,
+                acceptor=Acceptor(database, engine, clock),
+                engine=engine,
+                hub=hub,
+            ),
+            extra=[_mount_hub(hub), health_router(probe), metrics_handler(make_registry(collector), _is_admin)],
+        )
+        housekeeper = Housekeeper(database, clock, retention=timedelta(days=settings.retention_days))
+        if database.is_sqlite:
+            await engine.recover()
+        async with litestar.lifespan(), _running(engine, housekeeper):
+            yield Application(litestar, hub, engine, probe, requests)
+        await channels.close()
+
+
+@asynccontextmanager
+async def _running(engine: DeliveryEngine, housekeeper: Housekeeper) -> AsyncIterator[None]:
+    tasks = [
+        asyncio.create_task(engine.run(), name="engine"),
+        asyncio.create_task(housekeeper.run(), name="housekeeper"),
+    ]
+    try:
+        yield
+    finally:
+        engine.stop()
+        housekeeper.stop()
+        _, late = await asyncio.wait(tasks, timeout=STOP_S)
+        for task in late:
+            logger.error("task_did_not_stop", extra={"task": task.get_name()})
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _mount_hub(hub: Hub) -> ASGIRouteHandler:
+    @asgi(MOUNT_PATH, is_mount=True, copy_scope=False)
+    async def notification_hub(scope: Scope, receive: Receive, send: Send) -> None:
+        await hub.app(scope, receive, send)  # type: ignore[arg-type]
+
+    return notification_hub
+
+
+def _hub_limits(settings: Settings) -> HubLimits:
+    return HubLimits(
+        connections=settings.hub_max_connections,
+        connections_per_user=settings.hub_max_connections_per_user,
+        negotiations_pending_per_user=settings.hub_max_connections_per_user,
+    )
+
+
+def _is_admin(request: Request[Any, Any, Any]) -> bool:
+    principal = request.scope.get("state", {}).get("principal")
+    return principal is not None and principal.is_admin
+
+
+async def _answer_lifespan(receive: Any, send: Any) -> None:
+    """Tell the server that all is ready: what must start has started before it, and stops after it."""
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return
