@@ -1,0 +1,92 @@
+"""A hub over real sockets: the embedded server on a free loopback port, and nothing else around it."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID, uuid5
+
+from granian.constants import Interfaces
+from granian.server.embed import Server
+
+from appliance.clock import SystemClock
+from appliance.hub.asgi_types import Receive, Scope, Send
+from appliance.hub.hub import Hub
+from appliance.hub.limits import HubLimits
+from tests.doubles.hub_backend import MemoryBackend
+
+ALICE = uuid5(UUID(int=0), "first user")
+BOB = uuid5(UUID(int=0), "second user")
+_START_DEADLINE_S = 10.0
+
+
+@dataclass
+class HubServer:
+    """A running hub. The bearer `alice` is user `ALICE`, `bob` is `BOB`."""
+
+    hub: Hub
+    backend: MemoryBackend
+    port: int
+
+    @property
+    def http(self) -> str:
+        return f"http://127.0.0.1:{self.port}/hubs/notifications"
+
+    @property
+    def ws(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/hubs/notifications"
+
+
+@asynccontextmanager
+async def run_hub(limits: HubLimits | None = None) -> AsyncIterator[HubServer]:
+    """Start a hub with two users, and stop it in the order in which the program does: drain, then the server."""
+    backend = MemoryBackend()
+    backend.add_user("alice", ALICE)
+    backend.add_user("bob", BOB)
+    hub = Hub(backend, SystemClock(), limits)
+    with _reserve_port() as reserved:
+        port = reserved.getsockname()[1]
+        server = Server(
+            _with_lifespan(hub), "127.0.0.1", port, interface=Interfaces.ASGI, log_enabled=False, backlog=4096
+        )
+        serving = asyncio.ensure_future(server.serve())
+        await _wait_until_listening(port)
+    try:
+        yield HubServer(hub, backend, port)
+    finally:
+        await hub.drain(5.0)
+        server.stop()
+        await asyncio.wait_for(serving, 10.0)
+
+
+def _reserve_port() -> socket.socket:
+    # The server binds with SO_REUSEPORT, so that it can take over a port that this socket keeps from everybody else.
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
+
+
+async def _wait_until_listening(port: int) -> None:
+    async with asyncio.timeout(_START_DEADLINE_S):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.01)
+                continue
+            writer.close()
+            return
+
+
+def _with_lifespan(hub: Hub) -> object:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            await hub.app(scope, receive, send)
+            return
+        for step in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{step}.complete"})
+
+    return app

@@ -1,0 +1,268 @@
+"""What a client may call, and what it is answered: the plain dialect, Hello and the replay behind it."""
+
+import asyncio
+import json
+from uuid import UUID
+
+import pytest
+
+from appliance.domain.errors import Unavailable
+from tests.doubles.hub_house import HANDSHAKE, USER, House, call, ending_of, sequences, settle
+
+
+class TestPlainDialect:
+    async def test_a_notification_right_after_the_handshake_follows_its_answer(self, house: House) -> None:
+        connection, wire = house.let_in()
+        connection.offer_plain(house.backend.add_notification(USER))
+        assert wire.take() == []
+        await connection.receive(HANDSHAKE)
+        assert house.core.presence.list_plain(USER) == [connection]
+        connection.offer_plain(house.backend.add_notification(USER))
+        answer, told = wire.take()
+        assert answer == {}
+        assert told["target"] == "ReceiveNotification" and told["arguments"][0]["title"] == "Title 2"
+
+    async def test_a_client_that_said_hello_gets_no_plain_notifications_any_more(self, house: House) -> None:
+        connection, wire = await house.greet()
+        wire.take()
+        assert house.core.presence.count_plain(USER) == 0
+        connection.offer_plain(house.backend.add_notification(USER))
+        assert wire.take() == []
+
+    async def test_acknowledging_before_hello_is_an_error_and_changes_nothing(self, house: House) -> None:
+        connection, wire = await house.connect()
+        await call(connection, "Acknowledge", str(UUID(int=5)))
+        assert wire.take() == [{"type": 3, "invocationId": "1", "error": "Say Hello first."}]
+        assert house.backend.acknowledged == []
+
+
+class TestCalls:
+    async def test_an_unknown_method_is_answered_with_its_name_as_sent_and_the_connection_stays(
+        self, house: House
+    ) -> None:
+        connection, wire = await house.connect()
+        await call(connection, "DoIt")
+        assert wire.take() == [{"type": 3, "invocationId": "1", "error": "Unknown hub method 'DoIt'"}]
+        await call(connection, "DoIt", call_id=None)
+        assert wire.take() == []
+        assert ending_of(connection) is None
+
+    async def test_streaming_is_refused_for_known_and_unknown_methods(self, house: House) -> None:
+        connection, wire = await house.connect()
+        for target in ("Hello", "X"):
+            message: dict[str, object] = {"type": 4, "target": target, "arguments": [], "invocationId": target}
+            await connection.receive(json.dumps(message) + "\x1e")
+        assert [record["error"] for record in wire.take()] == [
+            "'Hello' is not a streaming method.",
+            "Unknown hub method 'X'",
+        ]
+
+    async def test_calls_are_answered_in_order_each_once(self, house: House) -> None:
+        connection, wire = await house.connect()
+        calls = "".join(
+            json.dumps({"type": 1, "target": f"m{i}", "arguments": [], "invocationId": str(i)}) + "\x1e"
+            for i in range(300)
+        )
+        await connection.receive(calls)
+        assert [record["invocationId"] for record in wire.take()] == [str(i) for i in range(300)]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            (),
+            ("phone",),
+            ({"deviceId": "a"}, 1),
+            ({},),
+            ({"deviceId": ""},),
+            ({"deviceId": "x" * 129},),
+            ({"deviceId": 5},),
+            ({"deviceId": "a\0b"},),
+            ({"deviceId": "a", "cursor": -1},),
+            ({"deviceId": "a", "cursor": 2**63},),
+            ({"deviceId": "a", "cursor": "5"},),
+            ({"deviceId": "a", "acknowledges": "yes"},),
+            (None,),
+        ],
+    )
+    async def test_a_hello_that_means_nothing_is_an_error_and_may_be_tried_again(
+        self, house: House, arguments: tuple[object, ...]
+    ) -> None:
+        connection, wire = await house.connect()
+        await call(connection, "Hello", *arguments)
+        (answer,) = wire.take()
+        assert answer["error"].startswith(("Give Hello", "Remove NUL"))
+        assert house.backend.hellos == []
+        await call(connection, "hELLO", {"deviceId": "a"})
+        assert wire.take()[0]["result"]["complete"] is True
+
+    @pytest.mark.parametrize("argument", ["", "x", 5, None, "0" * 36, "0" * 32, ["a"]])
+    async def test_an_acknowledgement_of_a_malformed_id_is_an_error(self, house: House, argument: object) -> None:
+        connection, wire = await house.greet()
+        wire.take()
+        await call(connection, "Acknowledge", argument)
+        assert wire.take()[0]["error"] == "Give Acknowledge exactly one notification id."
+
+
+class TestHello:
+    async def test_the_answer_comes_first_then_what_was_missed_then_what_is_new(self, house: House) -> None:
+        for _ in range(3):
+            house.backend.add_notification(USER)
+        connection, wire = await house.greet(cursor=1)
+        answer, *rest = wire.take()
+        assert answer["result"] == {
+            "deviceId": str(house.device()),
+            "cursor": 3,
+            "complete": True,
+            "missed": 2,
+        }
+        house.offer(connection, house.backend.add_notification(USER))
+        assert sequences(rest + wire.take()) == [2, 3, 4]
+
+    async def test_an_incomplete_history_is_told_plainly(self, house: House) -> None:
+        house.backend.complete = False
+        house.backend.add_notification(USER)
+        _, wire = await house.greet(cursor=0)
+        assert wire.take()[0]["result"] | {"deviceId": ""} == {
+            "deviceId": "",
+            "cursor": 1,
+            "complete": False,
+            "missed": 1,
+        }
+
+    async def test_the_layers_above_hear_of_the_device_only_after_the_replay(self, house: House) -> None:
+        house.backend.add_notification(USER)
+        house.backend.load_gate = asyncio.Event()
+        connection, _ = await house.connect()
+        saying = asyncio.ensure_future(call(connection, "Hello", {"deviceId": "phone", "acknowledges": True}))
+        await settle()
+        assert house.backend.notices == []
+        house.backend.load_gate.set()
+        await saying
+        await settle()
+        assert house.backend.notices == [("connected", house.device(), True)]
+
+    @pytest.mark.parametrize("is_committed_first", [True, False])
+    async def test_a_notification_in_the_gap_between_seat_and_history_comes_once(
+        self, house: House, is_committed_first: bool
+    ) -> None:
+        """A device that connects while a notification is being accepted must get it once, whichever came first."""
+        house.backend.load_gate = asyncio.Event()
+        connection, wire = await house.connect()
+        notification = house.backend.add_notification(USER) if is_committed_first else None
+        saying = asyncio.ensure_future(call(connection, "Hello", {"deviceId": "phone"}))
+        await settle()
+        house.offer(connection, notification or house.backend.add_notification(USER))
+        house.backend.load_gate.set()
+        await saying
+        await settle()
+        assert sequences(wire.take()) == [1]
+
+    async def test_offers_during_the_replay_wait_behind_it(self, house: House) -> None:
+        for _ in range(3):
+            house.backend.add_notification(USER)
+        house.backend.load_gate = asyncio.Event()
+        connection, wire = await house.connect()
+        saying = asyncio.ensure_future(call(connection, "Hello", {"deviceId": "phone"}))
+        await settle()
+        for _ in range(2):
+            house.offer(connection, house.backend.add_notification(USER))
+        house.backend.load_gate.set()
+        await saying
+        await settle()
+        assert sequences(wire.take()) == [1, 2, 3, 4, 5]
+
+    async def test_more_offers_than_can_be_held_are_fetched_by_another_round(self, house: House) -> None:
+        house.limit(replay_pending=2)
+        house.backend.load_gate = asyncio.Event()
+        connection, wire = await house.connect()
+        saying = asyncio.ensure_future(call(connection, "Hello", {"deviceId": "phone"}))
+        await settle()
+        offers = [house.backend.add_notification(USER) for _ in range(5)]
+        for notification in offers:
+            house.offer(connection, notification)
+        house.backend.load_gate.set()
+        await saying
+        await settle()
+        assert sequences(wire.take()) == [1, 2, 3, 4, 5]
+        refused = tuple(notification.id for notification in offers[2:])
+        cuts = [notice for notice in house.backend.notices if notice[0] == "cut"]
+        assert cuts == [("cut", house.device(), (one,), "replay_overflow") for one in refused]
+
+    async def test_a_history_that_becomes_incomplete_later_ends_the_connection(self, house: House) -> None:
+        house.limit(replay_pending=1)
+        house.backend.load_gate = asyncio.Event()
+        connection, _ = await house.connect()
+        saying = asyncio.ensure_future(call(connection, "Hello", {"deviceId": "phone"}))
+        await settle()
+        for _ in range(2):
+            house.offer(connection, house.backend.add_notification(USER))
+        house.backend.complete = False
+        house.backend.load_gate.set()
+        await saying
+        await settle()
+        assert ending_of(connection) == "history_incomplete"
+
+    async def test_a_long_replay_to_a_reader_that_pauses_waits_and_loses_nothing(self, house: House) -> None:
+        house.limit(outbox_bytes=4_096)
+        for _ in range(100):
+            house.backend.add_notification(USER)
+        connection, wire = await house.connect()
+        wire.is_stalled = True
+        await call(connection, "Hello", {"deviceId": "phone"})
+        await settle()
+        assert ending_of(connection) is None
+        assert house.backend.notices == []
+        wire.is_stalled = False
+        wire.stuck[0].set_result(None)
+        for _ in range(10):
+            await settle()
+        assert sequences(wire.take()) == list(range(1, 101))
+        assert house.backend.notices == [("connected", house.device(), False)]
+
+    async def test_a_refused_hello_leaves_a_plain_connection(self, house: House) -> None:
+        house.backend.refusal = "This device belongs to somebody else."
+        connection, wire = await house.greet()
+        assert wire.take()[0]["error"] == "This device belongs to somebody else."
+        assert house.core.presence.list_plain(USER) == [connection]
+
+    @pytest.mark.parametrize(
+        ("failure", "text"),
+        [
+            (ZeroDivisionError("secret"), "An unexpected error occurred invoking 'Hello' on the server."),
+            (Unavailable("The disk is busy."), "The disk is busy."),
+        ],
+    )
+    async def test_a_failure_above_is_an_error_without_its_details(
+        self, house: House, failure: Exception, text: str
+    ) -> None:
+        house.backend.failure = failure
+        _, wire = await house.greet()
+        assert wire.take()[0]["error"] == text
+
+    async def test_a_history_that_cannot_be_loaded_leaves_a_plain_connection_that_may_try_again(
+        self, house: House
+    ) -> None:
+        house.limit(backend_deadline_s=0.01)
+        house.backend.load_gate = asyncio.Event()
+        connection, wire = await house.connect()
+        saying = asyncio.ensure_future(call(connection, "Hello", {"deviceId": "phone"}))
+        await settle()
+        held = house.backend.add_notification(USER)
+        house.offer(connection, held)
+        await saying
+        assert "busy" in wire.take()[0]["error"]
+        assert house.core.presence.find_device(house.device()) is None
+        assert house.core.presence.list_plain(USER) == [connection]
+        await settle()
+        assert house.backend.notices == [("cut", house.device(), (held.id,), "hello_failed")]
+        house.backend.load_gate.set()
+        await call(connection, "Hello", {"deviceId": "phone"})
+        await settle()
+        assert sequences(wire.take()) == [1]
+
+    async def test_a_second_hello_is_an_error(self, house: House) -> None:
+        connection, wire = await house.greet()
+        wire.take()
+        await call(connection, "Hello", {"deviceId": "other"})
+        assert wire.take()[0]["error"] == "This connection has said Hello already."
+        assert len(house.backend.hellos) == 1
