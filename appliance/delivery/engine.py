@@ -219,11 +219,11 @@ class DeliveryEngine:
                 self._taken_by_socket(delivery, now, has_remote=has_remote)
 
     def _not_live(self, released: Released, delivery: PlannedDelivery, now: datetime, *, has_remote: bool) -> None:
-        if has_remote:
+        if released.expires_at <= now:
+            self._moves.append(Move(delivery.id, Event.EXPIRE))
+        elif has_remote:
             self._moves.append(Move(delivery.id, None, due_at=now))
             self._look_now = True
-        elif released.expires_at <= now:
-            self._moves.append(Move(delivery.id, Event.EXPIRE))
 
     def _taken_by_socket(self, delivery: PlannedDelivery, now: datetime, *, has_remote: bool) -> None:
         attempt = AttemptRow(

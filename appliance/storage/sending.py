@@ -453,6 +453,9 @@ def _insert_deliveries(transaction: Transaction, released: Sequence[Released], p
 def _first_due_at(notification: Released, delivery: PlannedDelivery, plan: Plan) -> datetime:
     # Without a remote channel only the device's own connection can deliver it, and a connection asks for what it
     # missed; the engine need not look before it expires. With one, the engine takes over even after a crash.
+    if notification.expires_at <= notification.released_at:
+        # Live only: whoever is connected has one window to answer.
+        return notification.released_at + plan.hub_first
     if delivery.address_kind not in plan.remote_kinds:
         return notification.expires_at
     return min(notification.released_at + plan.hub_first, notification.expires_at)

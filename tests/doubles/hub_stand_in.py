@@ -1,0 +1,25 @@
+"""A hub without sockets for tests of the engine: says who is live, and remembers what was offered."""
+
+from appliance.hub.hub import Offered
+
+
+class HubStandIn:
+    """Takes offers as `hub.hub.Hub` does."""
+
+    def __init__(self):
+        self.live = {}
+        self.plain = {}
+        self.offers = []
+        self.plain_offers = []
+
+    def connect(self, device_id, *, acknowledges=True, window_s=4.0):
+        self.live[device_id] = Offered(acknowledges, window_s)
+
+    def offer(self, notification, device_ids):
+        taken = {device_id: self.live[device_id] for device_id in device_ids if device_id in self.live}
+        self.offers.extend((device_id, notification.envelope) for device_id in taken)
+        return taken
+
+    def offer_plain(self, user_id, notification):
+        self.plain_offers.append((user_id, notification.envelope))
+        return self.plain.get(user_id, 0)

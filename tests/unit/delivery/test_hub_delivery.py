@@ -1,0 +1,244 @@
+"""Offers on the hub and what devices answer."""
+
+import asyncio
+from datetime import timedelta
+
+from appliance.domain.principal import Principal, PrincipalKind, Role
+from appliance.hub.backend import Hello
+
+
+async def test_a_live_device_is_offered_at_once_and_its_acknowledgement_confirms(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    house.hub.connect(device_id)
+
+    notification_id = await house.send(app_id, user_id)
+    await house.settle()
+    assert [envelope.id for _, envelope in house.hub.offers] == [notification_id]
+    assert await house.state(notification_id) == ["offered"]
+
+    house.clock.pass_s(0.25)
+    assert await house.backend.acknowledge(device_id, notification_id, None)
+    story = await house.story(notification_id)
+    assert story.state == "delivered"
+    assert [(attempt.layer, attempt.outcome, attempt.latency_ms) for attempt in story.deliveries[0].attempts] == [
+        ("hub", "confirmed", 250)
+    ]
+
+
+async def test_an_unanswered_offer_is_recorded_and_waits_for_the_device_to_come_back(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    house.hub.connect(device_id, window_s=4.0)
+
+    notification_id = await house.send(app_id, user_id)
+    await house.pass_s(5)
+    story = await house.story(notification_id)
+    assert story.deliveries[0].state == "queued"
+    assert story.deliveries[0].attempts[0].code == "no_acknowledgement"
+    assert "connect" in story.deliveries[0].explanation
+
+
+async def test_a_late_acknowledgement_still_confirms(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    house.hub.connect(device_id)
+    notification_id = await house.send(app_id, user_id)
+    await house.pass_s(60)
+
+    assert await house.backend.acknowledge(device_id, notification_id, None)
+    assert await house.state(notification_id) == ["confirmed"]
+
+
+async def test_acknowledging_twice_records_once(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    house.hub.connect(device_id)
+    notification_id = await house.send(app_id, user_id)
+    await house.settle()
+
+    assert await house.backend.acknowledge(device_id, notification_id, None)
+    assert await house.backend.acknowledge(device_id, notification_id, None)
+    assert len((await house.story(notification_id)).deliveries[0].attempts) == 1
+
+
+async def test_a_device_cannot_acknowledge_somebody_else_s_notification(house):
+    app_id = await house.add_app()
+    anna, bartek = await house.add_user(app_id), await house.add_user(app_id)
+    anna_phone = await house.add_hub_device(anna)
+    bartek_phone = await house.add_hub_device(bartek)
+    house.hub.connect(anna_phone)
+    notification_id = await house.send(app_id, anna)
+    await house.settle()
+
+    assert not await house.backend.acknowledge(bartek_phone, notification_id, None)
+    assert await house.state(notification_id) == ["offered"]
+
+
+async def test_a_lost_connection_passes_its_windows_at_once(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    house.hub.connect(device_id, window_s=10.0)
+    notification_id = await house.send(app_id, user_id)
+    await house.settle()
+
+    house.backend.device_disconnected(user_id, device_id, "socket lost")
+    await house.settle()
+    story = await house.story(notification_id)
+    assert story.deliveries[0].state == "queued"
+    assert story.deliveries[0].attempts[0].code == "connection_lost"
+
+
+async def test_a_client_that_cannot_acknowledge_is_done_when_its_socket_took_it(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    house.hub.connect(device_id, acknowledges=False)
+    notification_id = await house.send(app_id, user_id)
+    await house.settle()
+    assert await house.state(notification_id) == ["sent"]
+
+
+async def test_live_only_expires_at_once_where_nobody_is_connected_and_after_the_window_where_nobody_answers(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    away = await house.send(app_id, user_id, ttl_s=0)
+    await house.settle()
+    assert await house.state(away) == ["expired"]
+
+    house.hub.connect(device_id, window_s=4.0)
+    silent = await house.send(app_id, user_id, ttl_s=0)
+    await house.settle()
+    assert await house.state(silent) == ["offered"]
+    await house.pass_s(5)
+    assert await house.state(silent) == ["expired"]
+
+
+async def test_what_nobody_fetched_expires_with_its_time_to_live(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    notification_id = await house.send(app_id, user_id, ttl_s=60)
+    await house.pass_s(59)
+    assert await house.state(notification_id) == ["queued"]
+    await house.pass_s(2)
+    story = await house.story(notification_id)
+    assert story.deliveries[0].state == "expired"
+    missed = await house.backend.load_missed(user_id, device_id, 0, 100)
+    assert (list(missed.notifications), missed.complete) == ([], True)
+
+
+async def test_a_user_s_notifications_are_offered_in_the_order_of_their_numbers(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    house.hub.connect(await house.add_hub_device(user_id))
+    await asyncio.gather(*(house.send(app_id, user_id, body=f"{number}") for number in range(300)))
+    await house.settle()
+    assert [envelope.sequence for _, envelope in house.hub.offers] == list(range(1, 301))
+
+
+async def test_a_scheduled_send_gets_its_number_and_devices_when_it_is_released(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    later = await house.send(app_id, user_id, send_at=house.clock.now() + timedelta(hours=1))
+    house.hub.connect(await house.add_hub_device(user_id))
+    first = await house.send(app_id, user_id)
+    await house.settle()
+    assert (await house.story(later)).state == "scheduled"
+
+    await house.pass_s(3_601)
+    assert [(envelope.id, envelope.sequence) for _, envelope in house.hub.offers] == [(first, 1), (later, 2)]
+
+
+async def test_a_withdrawn_schedule_is_never_released(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    later = await house.send(app_id, user_id, send_at=house.clock.now() + timedelta(hours=1))
+    await house.acceptor.withdraw(app_id, later)
+    house.hub.connect(await house.add_hub_device(user_id))
+    await house.pass_s(7_200)
+    assert house.hub.offers == []
+    assert (await house.story(later)).state == "withdrawn"
+
+
+async def test_a_withdrawal_stops_what_was_not_shown_and_counts_what_was(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    shown = await house.add_hub_device(user_id, "shown")
+    away = await house.add_hub_device(user_id, "away")
+    house.hub.connect(shown)
+    notification_id = await house.send(app_id, user_id)
+    await house.settle()
+    await house.backend.acknowledge(shown, notification_id, None)
+
+    withdrawal = await house.acceptor.withdraw(app_id, notification_id)
+    assert (withdrawal.withdrawn, withdrawal.already_shown) == (1, 1)
+    missed = await house.backend.load_missed(user_id, away, 0, 100)
+    assert list(missed.notifications) == []
+
+
+async def test_hello_with_a_cursor_settles_what_the_device_has_and_replays_the_rest_in_order(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    ids = [await house.send(app_id, user_id, body=f"{number}") for number in range(5)]
+    await house.settle()
+
+    principal = Principal(
+        PrincipalKind.USER, user_id, None, Role.MEMBER, frozenset(), house.clock.now() + timedelta(hours=1), "t"
+    )
+    hello = Hello(device_id="phone", cursor=2, acknowledges=True)
+    assert (await house.backend.register_hello(principal, hello)).device_id == device_id
+    assert await house.state(ids[1]) == ["confirmed"]
+    assert await house.state(ids[2]) == ["queued"]
+    missed = await house.backend.load_missed(user_id, device_id, 2, 100)
+    assert [n.envelope.id for n in missed.notifications] == ids[2:]
+    assert (missed.complete, missed.cursor) == (True, 5)
+
+
+async def test_too_much_missed_gives_the_newest_and_says_that_it_is_incomplete(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    ids = [await house.send(app_id, user_id, body=f"{number}") for number in range(5)]
+    missed = await house.backend.load_missed(user_id, device_id, 0, 3)
+    assert [n.envelope.id for n in missed.notifications] == ids[2:]
+    assert not missed.complete
+
+
+async def test_a_cursor_from_another_life_of_the_database_is_told_that_history_is_incomplete(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    notification_id = await house.send(app_id, user_id)
+    missed = await house.backend.load_missed(user_id, device_id, 999, 100)
+    assert [n.envelope.id for n in missed.notifications] == [notification_id]
+    assert (missed.complete, missed.cursor) == (False, 1)
+
+
+async def test_without_a_cursor_a_device_gets_what_is_still_open_for_it(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    done = await house.send(app_id, user_id)
+    await house.backend.acknowledge(device_id, done, None)
+    open_still = await house.send(app_id, user_id)
+    missed = await house.backend.load_missed(user_id, device_id, None, 100)
+    assert [n.envelope.id for n in missed.notifications] == [open_still]
+
+
+async def test_a_device_that_was_registered_later_can_acknowledge_what_it_was_replayed(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    notification_id = await house.send(app_id, user_id)
+    device_id = await house.add_hub_device(user_id)
+    missed = await house.backend.load_missed(user_id, device_id, 0, 100)
+    assert [n.envelope.id for n in missed.notifications] == [notification_id]
+    assert await house.backend.acknowledge(device_id, notification_id, None)
+    assert await house.state(notification_id) == ["confirmed"]
