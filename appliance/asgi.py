@@ -11,11 +11,12 @@ from datetime import timedelta
 from random import Random
 from typing import Any, Final
 
-from litestar import Litestar, Request, asgi
+from litestar import Request, asgi
 from litestar.handlers import ASGIRouteHandler
-from litestar.types import Receive, Scope, Send
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.api.application import Faces, make_litestar
+from appliance.api.authentication import Authentication, principal_of
 from appliance.api.identity.service import open_identity
 from appliance.channels.registry import build_channels
 from appliance.clock import SystemClock
@@ -25,6 +26,7 @@ from appliance.delivery.engine import DeliveryEngine
 from appliance.delivery.housekeeping import Housekeeper
 from appliance.delivery.live import LiveBackend
 from appliance.delivery.remote import RemoteTries
+from appliance.domain.errors import CarillonError
 from appliance.hub.asgi import MOUNT_PATH
 from appliance.hub.hub import Hub
 from appliance.hub.limits import HubLimits
@@ -43,12 +45,9 @@ STOP_S: Final = 10.0
 class Application:
     """The running appliance. `asgi` is served; `drain` comes before the server stops taking requests."""
 
-    def __init__(
-        self, litestar: Litestar, hub: Hub, engine: DeliveryEngine, probe: HealthProbe, requests: RequestCounter
-    ) -> None:
-        self._litestar = litestar
+    def __init__(self, served: ASGIApp, hub: Hub, probe: HealthProbe, requests: RequestCounter) -> None:
+        self._served = served
         self._hub = hub
-        self._engine = engine
         self._probe = probe
         self._requests = requests
 
@@ -61,9 +60,9 @@ class Application:
         scope["raw_send"] = send
         scope["raw_receive"] = receive
         if kind == "http":
-            await self._litestar(scope, receive, self._counting(scope, send))
+            await self._served(scope, receive, self._counting(scope, send))
         else:
-            await self._litestar(scope, receive, send)
+            await self._served(scope, receive, send)
 
     async def drain(self) -> None:
         """Close the hub politely: clients are told that they may come back. Takes at most 8 seconds."""
@@ -127,7 +126,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         if database.is_sqlite:
             await engine.recover()
         async with litestar.lifespan(), _running(engine, housekeeper):
-            yield Application(litestar, hub, engine, probe, requests)
+            yield Application(Authentication(litestar, identity), hub, probe, requests)
         await channels.close()
 
 
@@ -166,8 +165,10 @@ def _hub_limits(settings: Settings) -> HubLimits:
 
 
 def _is_admin(request: Request[Any, Any, Any]) -> bool:
-    principal = request.scope.get("state", {}).get("principal")
-    return principal is not None and principal.is_admin
+    try:
+        return principal_of(request).is_admin
+    except CarillonError:
+        return False
 
 
 async def _answer_lifespan(receive: Any, send: Any) -> None:
