@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from litestar import Request
+from litestar.enums import ScopeType
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.api.identity.service import Identity
@@ -62,7 +63,7 @@ class Authentication:
         self._identity = identity
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
+        if scope["type"] == ScopeType.HTTP:
             notes = cast("dict[str, Any]", scope)
             for name, value in scope["headers"]:
                 if name == b"authorization":

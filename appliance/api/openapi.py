@@ -60,7 +60,17 @@ _JSON_OBJECT: Final[dict[str, Any]] = {
     "additionalProperties": {"$ref": _REF.format(name="JsonValue")},
 }
 
+_TOKEN_URL: Final = "/oauth/token"  # noqa: S105 - a path
+
 _SECURITY_SCHEMES: Final[dict[str, Any]] = {
+    "oauth": {
+        "type": "oauth2",
+        "description": "Where access tokens come from.",
+        "flows": {
+            "clientCredentials": {"tokenUrl": _TOKEN_URL, "scopes": {"push:send": "Send notifications as an app."}},
+            "password": {"tokenUrl": _TOKEN_URL, "refreshUrl": _TOKEN_URL, "scopes": {}},
+        },
+    },
     Access.ADMIN: {
         "type": "http",
         "scheme": "bearer",
@@ -181,6 +191,7 @@ def _responses(path: str, operation: Operation) -> dict[str, Any]:
             "headers": _headers(_HEADERS.get(status, {})),
             "content": {MEDIA_TYPE: {"schema": _PROBLEM}},
         }
+    responses.update({str(status): _good(refusal) for status, refusal in operation.refusals.items()})
     return responses
 
 
@@ -218,7 +229,8 @@ def _schema(kind: Any) -> Any:
 def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
     kinds: list[Any] = [Problem]
     for operation in operations:
-        kinds.extend(success.body for success in operation.success.values() if success.body is not None)
+        replies = (*operation.success.values(), *operation.refusals.values())
+        kinds.extend(reply.body for reply in replies if reply.body is not None)
         if operation.body is not None:
             kinds.append(operation.body)
     _, components = msgspec.json.schema_components(kinds, schema_hook=_any_value, ref_template=_REF)

@@ -32,7 +32,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class Success:
-    """A good reply: its body (a msgspec type, or None) and its headers with what they say."""
+    """A reply: its body (a msgspec type, or None) and its headers with what they say."""
 
     description: str
     body: Any = None
@@ -42,7 +42,10 @@ class Success:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """What one handler does. `problems` are the statuses it can refuse with, beyond those every call has."""
+    """What one handler does. `problems` are the statuses it can refuse with, beyond those every call has.
+
+    `refusals` are those that are not told as problems, because another document fixes their form.
+    """
 
     tag: str
     summary: str
@@ -52,6 +55,7 @@ class Operation:
     body_media_type: str = "application/json"
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[int, ...] = ()
+    refusals: Mapping[int, Success] = field(default_factory=dict)
 
 
 def described(operation: Operation) -> dict[str, Operation]:
