@@ -136,13 +136,16 @@ def _confirm_replayed(
 
 
 def confirm_seen_job(device_id: UUID, cursor: int, attempt: AttemptRow, now: datetime) -> Job[int]:
-    """Make the job that confirms what the device's own cursor shows that it has; gives how many that settled."""
+    """Make the job that confirms what the device's own cursor shows that it has; gives how many that settled.
+
+    A cursor from the future belongs to a database that is no more, and confirms nothing.
+    """
 
     def job(transaction: Transaction) -> int:
         rows = transaction.fetch_all(
-            "SELECT d.id FROM delivery d JOIN notification n ON n.id = d.notification "
-            "WHERE d.device = ? AND d.settled_at IS NULL AND n.sequence <= ?",
-            (device_id, cursor),
+            'SELECT d.id FROM delivery d JOIN notification n ON n.id = d.notification JOIN account u ON u.id = d."user" '
+            "WHERE d.device = ? AND d.settled_at IS NULL AND n.sequence <= ? AND u.last_sequence >= ?",
+            (device_id, cursor, cursor),
         )
         for row in rows:
             _apply(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)

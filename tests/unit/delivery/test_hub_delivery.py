@@ -7,6 +7,11 @@ from appliance.domain.principal import Principal, PrincipalKind, Role
 from appliance.hub.backend import Hello
 
 
+def _principal(house, user_id):
+    expires_at = house.clock.now() + timedelta(hours=1)
+    return Principal(PrincipalKind.USER, user_id, None, Role.MEMBER, frozenset(), expires_at, "token")
+
+
 async def test_a_live_device_is_offered_at_once_and_its_acknowledgement_confirms(house):
     app_id = await house.add_app()
     user_id = await house.add_user(app_id)
@@ -190,11 +195,8 @@ async def test_hello_with_a_cursor_settles_what_the_device_has_and_replays_the_r
     ids = [await house.send(app_id, user_id, body=f"{number}") for number in range(5)]
     await house.settle()
 
-    principal = Principal(
-        PrincipalKind.USER, user_id, None, Role.MEMBER, frozenset(), house.clock.now() + timedelta(hours=1), "t"
-    )
     hello = Hello(device_id="phone", cursor=2, acknowledges=True)
-    assert (await house.backend.register_hello(principal, hello)).device_id == device_id
+    assert (await house.backend.register_hello(_principal(house, user_id), hello)).device_id == device_id
     assert await house.state(ids[1]) == ["confirmed"]
     assert await house.state(ids[2]) == ["queued"]
     missed = await house.backend.load_missed(user_id, device_id, 2, 100)
@@ -217,6 +219,8 @@ async def test_a_cursor_from_another_life_of_the_database_is_told_that_history_i
     user_id = await house.add_user(app_id)
     device_id = await house.add_hub_device(user_id)
     notification_id = await house.send(app_id, user_id)
+    await house.backend.register_hello(_principal(house, user_id), Hello("phone", cursor=999, acknowledges=True))
+    assert await house.state(notification_id) == ["queued"]
     missed = await house.backend.load_missed(user_id, device_id, 999, 100)
     assert [n.envelope.id for n in missed.notifications] == [notification_id]
     assert (missed.complete, missed.cursor) == (False, 1)
