@@ -8,9 +8,10 @@ from appliance.api.identity.revocation_feed import RevocationFeed
 from appliance.domain.clock import Clock
 from appliance.domain.errors import Conflict, NotFound, TooMany, Unauthorized, Unavailable
 from appliance.domain.identifier import make_id
+from appliance.domain.notification import is_storable_text
 from appliance.domain.principal import Role
 from appliance.domain.secret import Secret
-from appliance.domain.username import check_username
+from appliance.domain.username import MAX_USERNAME_KEY_CHARS, check_username
 from appliance.security.passwords import PasswordHasher, check_new_password
 from appliance.security.throttle import LogInThrottle, Retry
 from appliance.storage import audit, users
@@ -116,7 +117,7 @@ class Accounts:
                 retry_after_s=permission.after_s,
             )
         try:
-            user = await users.load_user_by_name(self._database, username)
+            user = await self._find(username)
             stored = None if user is None or user.is_disabled else user.password_hash
             verdict = await self._hasher.verify(stored, password)
         except Unavailable:
@@ -135,14 +136,20 @@ class Accounts:
         return user
 
     async def set_password(
-        self, user_id: UUID, password: Secret, *, actor: str = ACTOR_CLI, keep_session: str | None = None
+        self,
+        user_id: UUID,
+        password: Secret,
+        *,
+        actor: str = ACTOR_CLI,
+        keep_session: str | None = None,
+        field: str = "password",
     ) -> UserRow:
         """Give a user another password and end everything that was issued on the old one, but for `keep_session`.
 
-        Raises `InvalidField` when a rule is broken, `NotFound` when there is no such user.
+        Raises `InvalidField` (on `field`) when a rule is broken, `NotFound` when there is no such user.
         """
         user = await self._load(user_id)
-        check_new_password(password, username=user.username)
+        check_new_password(password, username=user.username, field=field)
         hashed = await self._hasher.hash(password)
         now = self._clock.now()
 
@@ -179,6 +186,12 @@ class Accounts:
         entry = await self._database.write(job)
         if entry is not None:
             self._feed.apply(entry)
+
+    async def _find(self, username: str) -> UserRow | None:
+        # What cannot be a name is not looked up; the caller goes on at the same cost.
+        if len(username) > MAX_USERNAME_KEY_CHARS or not is_storable_text(username):
+            return None
+        return await users.load_user_by_name(self._database, username)
 
     async def _rehash(self, user_id: UUID, stored: str, password: Secret) -> None:
         hashed = await self._hasher.hash(password)
