@@ -7,7 +7,7 @@ lock others out:
 * Every other address answers to its block (IPv4 /24, IPv6 /64, and for IPv6 also the /48 it may own) for all accounts,
   and to its block's failures for this account.
 * When an account has many failures from strange addresses, each strange block gets one try and then waits long. That
-  slows a botnet down by its own size; it adds a wait for a member on a new network, and nothing for one on a known network.
+  slows a botnet down by its own size; it adds a wait for a member on a new network, and none on a known network.
 
 All state is in memory, bounded, least recently used first out. Callers tell the time in seconds of a monotonic clock.
 """
