@@ -35,4 +35,7 @@ class Faces:
 def make_litestar(faces: Faces, extra: Sequence[Router | BaseRouteHandler]) -> Litestar:
     """Put all routes together; `extra` are those of the layers above."""
     handlers: list[Any] = [*extra]
-    return Litestar(route_handlers=handlers, exception_handlers=exception_handlers(), openapi_config=None)
+    # `logging_config=None`: Litestar would replace the root handler, and with it the redaction of what is logged.
+    return Litestar(
+        route_handlers=handlers, exception_handlers=exception_handlers(), openapi_config=None, logging_config=None
+    )
