@@ -14,7 +14,7 @@ from appliance.hub.core import HubCore
 from appliance.hub.gate import OTHER_TRANSPORT, UNKNOWN_ID, Gate, Guest, Refusal
 from appliance.hub.negotiate import NegotiationState
 from appliance.hub.transport_websocket import NAME as WEBSOCKETS
-from appliance.hub.transport_websocket import WebSocketPipe, run_websocket
+from appliance.hub.transport_websocket import WebSocketPipe, close_websocket, read_websocket
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,10 @@ class HubApplication:
         task = cast("asyncio.Task[object]", asyncio.current_task())
         self._running.add(task)
         try:
-            await run_websocket(connection, receive, send, close_deadline_s=self._core.limits.close_deadline_s)
+            await read_websocket(connection, receive, send)
+            # Before the socket ends: a client that comes back with the same id at once must not find it.
+            self._gate.finish(negotiation)
+            await close_websocket(connection, send, deadline_s=self._core.limits.close_deadline_s)
         finally:
             self._gate.finish(negotiation)
             try:

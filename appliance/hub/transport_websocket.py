@@ -45,11 +45,8 @@ class WebSocketPipe:
             self._reader.cancel()
 
 
-async def run_websocket(connection: Connection, receive: Receive, send: Send, *, close_deadline_s: float) -> None:
-    """Accept, read until the connection ends for whatever reason, say goodbye and close.
-
-    `close_deadline_s` bounds the goodbye and the close frame together. The caller awaits `connection.finish` after it.
-    """
+async def read_websocket(connection: Connection, receive: Receive, send: Send) -> None:
+    """Accept, and read until the connection ends for whatever reason; `connection.ending` is set afterwards."""
     try:
         await send({"type": "websocket.accept"})
         await _read(connection, receive)
@@ -62,21 +59,10 @@ async def run_websocket(connection: Connection, receive: Receive, send: Send, *,
     except Exception:
         logger.exception("hub_connection_failed")
         connection.end(endings.INTERNAL_ERROR)
-    await _close(connection, send, close_deadline_s)
 
 
-async def _read(connection: Connection, receive: Receive) -> None:
-    while connection.ending is None:
-        event = await receive()
-        if event["type"] == "websocket.disconnect":
-            connection.end(endings.SOCKET_LOST)
-            return
-        data = _data_of(event)
-        if data is not None:
-            await connection.receive(data)
-
-
-async def _close(connection: Connection, send: Send, deadline_s: float) -> None:
+async def close_websocket(connection: Connection, send: Send, *, deadline_s: float) -> None:
+    """Say goodbye and close, unless the ending is abrupt; `deadline_s` bounds both together."""
     ending = connection.ending
     if ending is None or ending.is_abrupt:
         return
@@ -89,6 +75,17 @@ async def _close(connection: Connection, send: Send, deadline_s: float) -> None:
     except (OSError, RuntimeError) as error:
         # The peer was faster; there is nobody left to close.
         logger.debug("hub_close_failed", extra={"reason": ending.reason, "error": type(error).__name__})
+
+
+async def _read(connection: Connection, receive: Receive) -> None:
+    while connection.ending is None:
+        event = await receive()
+        if event["type"] == "websocket.disconnect":
+            connection.end(endings.SOCKET_LOST)
+            return
+        data = _data_of(event)
+        if data is not None:
+            await connection.receive(data)
 
 
 def _data_of(event: Event) -> str | bytes | None:

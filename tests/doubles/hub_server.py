@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from uuid import UUID, uuid5
@@ -14,6 +14,7 @@ from appliance.clock import SystemClock
 from appliance.hub.asgi_types import Receive, Scope, Send
 from appliance.hub.hub import Hub
 from appliance.hub.limits import HubLimits
+from appliance.hub.messages import EncodedNotification
 from tests.doubles.hub_backend import MemoryBackend
 
 ALICE = uuid5(UUID(int=0), "first user")
@@ -28,6 +29,23 @@ class HubServer:
     hub: Hub
     backend: MemoryBackend
     port: int
+
+    async def until(self, **numbers: int) -> None:
+        """Wait until the hub's numbers are these: the server notices a lost client a moment after the client does."""
+        await wait_until(lambda: all(getattr(self.hub.stats(), name) == number for name, number in numbers.items()))
+
+    def device(self, name: str = "phone") -> UUID:
+        """Give the device that a Hello of the first user with this id stands for."""
+        return self.backend.device_of(ALICE, name)
+
+    def send(self, *devices: str, **fields: object) -> EncodedNotification:
+        """Commit a notification for the first user and offer it, to these devices and to plain connections."""
+        notification = self.backend.add_notification(ALICE, **fields)
+        for device in devices:
+            self.backend.given.setdefault(self.device(device), set()).add(notification.id)
+        self.hub.offer(notification, [self.device(device) for device in devices])
+        self.hub.offer_plain(ALICE, notification)
+        return notification
 
     @property
     def http(self) -> str:
@@ -58,6 +76,13 @@ async def run_hub(limits: HubLimits | None = None) -> AsyncIterator[HubServer]:
         await hub.drain(5.0)
         server.stop()
         await asyncio.wait_for(serving, 10.0)
+
+
+async def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for something that another party does in its own time; fails after 10 seconds."""
+    async with asyncio.timeout(_START_DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
 
 
 def _reserve_port() -> socket.socket:
