@@ -166,8 +166,13 @@ prepare_data() {
             fail_with_log 6 'the instance that is running could not be stopped.'
         STOPPED_OLD=1
     fi
-    as_owner "$RELEASE/bin/carillon" --data "$DATA" prepare >>"$LOG" 2>&1 ||
-        fail_with_log 6 "the data folder could not be prepared."
+    status=0
+    as_owner "$RELEASE/bin/carillon" --data "$DATA" prepare >>"$LOG" 2>&1 || status=$?
+    case $status in
+        0) ;;
+        2 | 8 | 9) fail_with_log "$status" 'the data folder could not be prepared.' ;;
+        *) fail_with_log 6 'the data folder could not be prepared.' ;;
+    esac
     if [ -n "$TRY" ]; then
         TRY_TEXT=$(as_owner env CARILLON_COMMAND="$(shown_command)" "$RELEASE/bin/carillon" --data "$DATA" try \
             --base-url "$(base_url)" 2>>"$LOG") || fail_with_log 6 'the demo could not be set up.'

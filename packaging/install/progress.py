@@ -18,8 +18,9 @@ EXIT_UNHEALTHY = 6
 POLL_S = 0.25
 PLAIN_INTERVAL_S = 5.0
 STOP_S = 15.0
-# What `carillon serve` itself reports and install.sh passes on: port taken, folder in use by another process.
-TELLING_EXITS = {4, 9}
+# What `carillon` itself reports and install.sh passes on: a setting or the folder cannot be used, the port is taken,
+# the disk is full, another process uses the folder.
+TELLING_EXITS = {2, 4, 8, 9}
 
 
 class Ticker:
