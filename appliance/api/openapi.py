@@ -228,13 +228,25 @@ def _schema(kind: Any) -> Any:
 
 def _schemas(operations: Iterable[Operation]) -> dict[str, Any]:
     kinds: list[Any] = [Problem]
+    refinements: list[tuple[str, Mapping[str, Any]]] = []
     for operation in operations:
+        refinements.extend(operation.refinements.items())
         replies = (*operation.success.values(), *operation.refusals.values())
         kinds.extend(reply.body for reply in replies if reply.body is not None)
         if operation.body is not None:
             kinds.append(operation.body)
     _, components = msgspec.json.schema_components(kinds, schema_hook=_any_value, ref_template=_REF)
+    for name, refinement in refinements:
+        _merge(components[name], refinement)
     return {**components, "JsonValue": _JSON_VALUE, "JsonObject": _JSON_OBJECT}
+
+
+def _merge(schema: dict[str, Any], refinement: Mapping[str, Any]) -> None:
+    for key, value in refinement.items():
+        if isinstance(value, Mapping) and isinstance(schema.get(key), dict):
+            _merge(schema[key], value)
+        else:
+            schema[key] = value
 
 
 def _any_value(kind: type) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Operation:
     body_media_type: str = "application/json"
     parameters: tuple[Parameter, ...] = ()
     problems: tuple[int, ...] = ()
+    refinements: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     refusals: Mapping[int, Success] = field(default_factory=dict)
 
 
