@@ -5,6 +5,7 @@ same name for programs; `detail` says the next step; `field` and `errors` name w
 logged under an `error_id`, and the body tells that id only.
 """
 
+import inspect
 import logging
 import uuid
 from collections.abc import Sequence
@@ -220,6 +221,18 @@ def exception_handlers() -> ExceptionHandlersMap:
         RecursionError: answer_unreadable,
         Exception: answer_fault,
     }
+
+
+def known_problems() -> dict[str, tuple[int, str, str]]:
+    """Give status, title and meaning of every code that a reply can carry."""
+    known = {code: (status, title, detail) for status, (code, title, detail) in _HTTP_PROBLEMS.items()}
+    waiting: list[type[CarillonError]] = [CarillonError]
+    while waiting:
+        kind = waiting.pop()
+        waiting.extend(kind.__subclasses__())
+        if kind is not CarillonError and "code" in vars(kind):
+            known[kind.code] = (kind.status, kind.title, inspect.getdoc(kind) or kind.title)
+    return known
 
 
 def _status_of(error: CarillonError) -> int:
