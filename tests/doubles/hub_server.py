@@ -4,7 +4,6 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from uuid import UUID, uuid5
 
 from granian.constants import Interfaces
@@ -22,13 +21,40 @@ BOB = uuid5(UUID(int=0), "second user")
 _START_DEADLINE_S = 10.0
 
 
-@dataclass
 class HubServer:
-    """A running hub. The bearer `alice` is user `ALICE`, `bob` is `BOB`."""
+    """A hub that runs. The bearer `alice` is user `ALICE`, `bob` is `BOB`; the backend outlives a restart."""
 
-    hub: Hub
-    backend: MemoryBackend
-    port: int
+    def __init__(self, limits: HubLimits | None) -> None:
+        self.backend = MemoryBackend()
+        self.backend.add_user("alice", ALICE)
+        self.backend.add_user("bob", BOB)
+        self._limits = limits
+        self._reserved = _reserve_port()
+        self.port: int = self._reserved.getsockname()[1]
+        self.hub = Hub(self.backend, SystemClock(), limits)
+
+    async def start(self) -> None:
+        """Serve on the reserved port."""
+        self._server = Server(
+            _with_lifespan(self.hub), "127.0.0.1", self.port, interface=Interfaces.ASGI, log_enabled=False, backlog=4096
+        )
+        self._serving = asyncio.ensure_future(self._server.serve())
+        await _wait_until_listening(self.port)
+
+    async def stop(self) -> None:
+        """Stop in the order in which the program does: the hub first, then the server."""
+        await self.hub.drain(5.0)
+        self._server.stop()
+        await asyncio.wait_for(self._serving, 10.0)
+
+    async def restart(self) -> None:
+        """Stop, and start a new hub on the same port."""
+        await self.stop()
+        self.hub = Hub(self.backend, SystemClock(), self._limits)
+        await self.start()
+
+    def release_port(self) -> None:
+        self._reserved.close()
 
     async def until(self, **numbers: int) -> None:
         """Wait until the hub's numbers are these: the server notices a lost client a moment after the client does."""
@@ -58,30 +84,20 @@ class HubServer:
 
 @asynccontextmanager
 async def run_hub(limits: HubLimits | None = None) -> AsyncIterator[HubServer]:
-    """Start a hub with two users, and stop it in the order in which the program does: drain, then the server."""
-    backend = MemoryBackend()
-    backend.add_user("alice", ALICE)
-    backend.add_user("bob", BOB)
-    hub = Hub(backend, SystemClock(), limits)
-    with _reserve_port() as reserved:
-        port = reserved.getsockname()[1]
-        server = Server(
-            _with_lifespan(hub), "127.0.0.1", port, interface=Interfaces.ASGI, log_enabled=False, backlog=4096
-        )
-        serving = asyncio.ensure_future(server.serve())
-        await _wait_until_listening(port)
+    """Start a hub with two users, and stop it at the end."""
+    server = HubServer(limits)
     try:
-        yield HubServer(hub, backend, port)
+        await server.start()
+        yield server
+        await server.stop()
     finally:
-        await hub.drain(5.0)
-        server.stop()
-        await asyncio.wait_for(serving, 10.0)
+        server.release_port()
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
     """Wait for something that another party does in its own time; fails after 10 seconds."""
     async with asyncio.timeout(_START_DEADLINE_S):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
 
 

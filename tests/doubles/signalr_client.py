@@ -1,0 +1,91 @@
+"""The official SignalR client of `tests/signalr`, run in Node and driven over its standard input and output."""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).resolve().parent.parent / "signalr"
+_PATIENCE_S = 20.0
+
+
+class SignalRClient:
+    """One client process. Events are taken in the order in which the client raised them."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._calls = 0
+
+    async def is_quiet_for(self, seconds: float) -> bool:
+        """Tell whether nothing happens for so long."""
+        try:
+            await self._read(seconds)
+        except TimeoutError:
+            return True
+        return False
+
+    async def next(self, event: str) -> dict[str, Any]:
+        """Give the next event, which must be of this name."""
+        told = await self._read()
+        assert told["event"] == event, told
+        return told
+
+    async def next_argument(self, method: str) -> dict[str, Any]:
+        """Give the one argument of the next call of a client method."""
+        (argument,) = (await self.next(method))["arguments"]
+        taken: dict[str, Any] = argument
+        return taken
+
+    async def invoke(self, method: str, *arguments: object) -> dict[str, Any]:
+        """Call a hub method and give its answer: `result` or `error`."""
+        call = await self.begin(method, *arguments)
+        answer = await self.next("answer")
+        assert answer["call"] == call
+        return answer
+
+    async def begin(self, method: str, *arguments: object) -> int:
+        """Call a hub method; its answer comes as an event with the number given here."""
+        self._calls += 1
+        await self.order(invoke=[method, *arguments], call=self._calls)
+        return self._calls
+
+    async def order(self, **order: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(order).encode() + b"\n")
+        await self._process.stdin.drain()
+
+    async def _read(self, patience_s: float = _PATIENCE_S) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        async with asyncio.timeout(patience_s):
+            line = await self._process.stdout.readline()
+        assert line, "the client process has ended"
+        told: dict[str, Any] = json.loads(line)
+        return told
+
+
+@asynccontextmanager
+async def run_signalr_client(url: str, token: str, **settings: object) -> AsyncIterator[SignalRClient]:
+    """Start a client, which connects at once; its first event is `started` or `failed`."""
+    node = os.environ.get("CARILLON_NODE") or shutil.which("node")
+    assert node is not None, "Node is missing; tests/run installs it"
+    assert (FOLDER / "node_modules").exists(), "The client is not installed; tests/run installs it"
+    process = await asyncio.create_subprocess_exec(
+        node,
+        str(FOLDER / "client.mjs"),
+        json.dumps({"url": url, "token": token} | settings),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=1 << 20,
+    )
+    try:
+        yield SignalRClient(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
