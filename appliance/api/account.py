@@ -119,7 +119,7 @@ def _revoke_handler(devices: Devices) -> HTTPRouteHandler:
         problems=(507,),
     )
 
-    @delete("/account/devices/{device_id:uuid}", status_code=204, opt=described(operation))
+    @delete("/account/devices/{device_id:uuid}", status_code=200, opt=described(operation))
     async def account_device_revoke(request: Request[Any, Any, Any], device_id: UUID) -> ASGIApp:
         """Revoke a device of the calling user; its live connection ends."""
         await devices.database.write(unregister_by_user_job(device_id, user_of(request), devices.clock.now()))
@@ -166,7 +166,7 @@ def _read_handler(devices: Devices) -> HTTPRouteHandler:
         problems=(507,),
     )
 
-    @post("/account/notifications/{notification_id:uuid}/read", status_code=204, opt=described(operation))
+    @post("/account/notifications/{notification_id:uuid}/read", status_code=200, opt=described(operation))
     async def account_notification_read(request: Request[Any, Any, Any], notification_id: UUID) -> ASGIApp:
         """Mark a notification in the calling user's inbox as read."""
         await devices.database.write(mark_read_job(user_of(request), notification_id, devices.clock.now()))

@@ -128,7 +128,7 @@ def _unregister_handler(devices: Devices) -> HTTPRouteHandler:
         problems=(507,),
     )
 
-    @delete("/push/devices/{device_id:uuid}", status_code=204, opt=described(operation))
+    @delete("/push/devices/{device_id:uuid}", status_code=200, opt=described(operation))
     async def push_devices_unregister(request: Request[Any, Any, Any], device_id: UUID) -> ASGIApp:
         """Unregister a device: its user their own, an app one that is registered with it."""
         principal = principal_of(request)
