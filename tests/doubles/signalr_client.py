@@ -19,19 +19,27 @@ class SignalRClient:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
         self._calls = 0
+        self._kept: list[dict[str, Any]] = []
 
     async def is_quiet_for(self, seconds: float) -> bool:
         """Tell whether nothing happens for so long."""
         try:
-            await self._read(seconds)
+            self._kept.append(await self._read(seconds))
         except TimeoutError:
-            return True
+            return not self._kept
         return False
 
     async def next(self, event: str) -> dict[str, Any]:
-        """Give the next event, which must be of this name."""
-        told = await self._read()
-        assert told["event"] == event, told
+        """Give the next event of this name; others are kept for later.
+
+        The client shows an answer a moment after a notification of the same frame, so names have no order among them.
+        """
+        for told in self._kept:
+            if told["event"] == event:
+                self._kept.remove(told)
+                return told
+        while (told := await self._read())["event"] != event:
+            self._kept.append(told)
         return told
 
     async def next_argument(self, method: str) -> dict[str, Any]:
