@@ -112,7 +112,7 @@ _REFUSALS: Final = {
 }
 
 _TOKEN: Final = Operation(
-    tag="oauth",
+    tag="OAuth",
     summary="Get an access token",
     success={200: Success("The token.", TokenReply)},
     body=TokenForm,
@@ -120,7 +120,7 @@ _TOKEN: Final = Operation(
     refusals=_REFUSALS,
 )
 _REVOKE: Final = Operation(
-    tag="oauth",
+    tag="OAuth",
     summary="Take a token back",
     success={200: Success("It does not count any more, if it ever did.")},
     body=RevocationForm,
@@ -128,11 +128,11 @@ _REVOKE: Final = Operation(
     refusals={400: _REFUSALS[400], 401: _REFUSALS[401]},
 )
 _DISCOVERY: Final = Operation(
-    tag="oauth",
+    tag="OAuth",
     summary="Discover the endpoints",
     success={200: Success("The endpoints and what they take.", AuthorizationServer)},
 )
-_KEYS: Final = Operation(tag="oauth", summary="Get the public keys", success={200: Success("The key set.", KeySet)})
+_KEYS: Final = Operation(tag="OAuth", summary="Get the public keys", success={200: Success("The key set.", KeySet)})
 
 
 def oauth_router(identity: Identity) -> Router:

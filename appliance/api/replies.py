@@ -23,7 +23,7 @@ class Reply:
         lines = [*headers]
         if body:
             lines.append((b"content-type", media_type))
-        if status != 204:
+        if status not in (204, 304):
             lines.append((b"content-length", b"%d" % len(body)))
         self._start: Any = {"type": "http.response.start", "status": status, "headers": lines}
         self._body: Any = {"type": "http.response.body", "body": body, "more_body": False}

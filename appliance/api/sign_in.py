@@ -79,32 +79,32 @@ class WrongCurrentPassword(Forbidden):
 
 _COOKIE_HEADER: Final = {"Set-Cookie": "The session, for the browser only."}
 _SIGN_IN: Final = Operation(
-    tag="account",
+    tag="Account",
     summary="Sign in with a browser",
     success={201: Success("Signed in.", SignedIn, _COOKIE_HEADER)},
     body=Credentials,
     problems=(401, 403, 429),
 )
 _WHO_AM_I: Final = Operation(
-    tag="account",
+    tag="Account",
     summary="Tell who is signed in",
     success={200: Success("Somebody.", SignedIn)},
     access=(Access.USER,),
 )
 _SIGN_OUT: Final = Operation(
-    tag="account",
+    tag="Account",
     summary="Sign out",
     success={204: Success("The session is ended, if there was one.", headers=_COOKIE_HEADER)},
     problems=(403,),
 )
 _TICKET: Final = Operation(
-    tag="account",
+    tag="Account",
     summary="Get a connection ticket",
     success={201: Success("The ticket.", Ticket)},
     access=(Access.USER,),
 )
 _PASSWORD: Final = Operation(
-    tag="account",
+    tag="Account",
     summary="Change the password",
     success={204: Success("Changed; every other sign-in of this user is ended.")},
     access=(Access.USER,),

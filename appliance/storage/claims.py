@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+from appliance.storage.database import Database
 from appliance.storage.sql import marks
 from appliance.storage.writer import Transaction
 
@@ -20,3 +21,9 @@ def burn_claim(transaction: Transaction, claim_ids: Sequence[str], now: datetime
     """
     sql = "UPDATE claim SET used_at = ? WHERE used_at IS NULL AND expires_at > ? AND id IN ("
     return transaction.execute(sql + marks(len(claim_ids)) + ")", (now, now, *claim_ids)) == 1
+
+
+async def is_claim_open(database: Database, claim_ids: Sequence[str], now: datetime) -> bool:
+    """Tell whether one of the hashes is that of the code that counts, without using it up."""
+    sql = "SELECT 1 FROM claim WHERE used_at IS NULL AND expires_at > ? AND id IN ("
+    return await database.read_one(sql + marks(len(claim_ids)) + ")", (now, *claim_ids)) is not None

@@ -21,6 +21,7 @@ class Change(StrEnum):
     REFRESH_TOKEN_REUSED = "refresh_token_reused"  # noqa: S105
     ACCESS_TOKEN_REVOKED = "access_token_revoked"  # noqa: S105
     SIGNING_KEY_ROTATED = "signing_key_rotated"
+    CLAIM_CODE_MADE = "claim_code_made"
     APPLIANCE_CLAIMED = "appliance_claimed"
 
 

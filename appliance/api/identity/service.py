@@ -52,6 +52,7 @@ class Parts:
     database: Database
     settings: Settings
     clock: Clock
+    secrets: SecretHasher
     issuer: TokenIssuer
     keys: KeyRing
     feed: RevocationFeed
@@ -71,6 +72,7 @@ class Identity:
         self.apps = parts.apps
         self.sessions = parts.sessions
         self.grants = parts.grants
+        self.secrets = parts.secrets
         self.database = parts.database
         self.settings = parts.settings
         self.clock = parts.clock
@@ -247,6 +249,7 @@ async def _put_together(
         database=database,
         settings=settings,
         clock=clock,
+        secrets=secret_hasher,
         issuer=issuer,
         keys=keys,
         feed=feed,
