@@ -18,6 +18,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from appliance.api.application import Faces, make_litestar
 from appliance.api.authentication import Authentication, principal_of
 from appliance.api.identity.service import open_identity
+from appliance.api.pages import Pages
 from appliance.channels.registry import build_channels
 from appliance.clock import SystemClock
 from appliance.delivery.accept import Acceptor
@@ -35,6 +36,7 @@ from appliance.ops.metrics import ApplianceCollector, RequestCounter, make_regis
 from appliance.security.sealing import Sealer
 from appliance.settings import Settings
 from appliance.storage.database import open_database
+from wizard.routes import wizard_router
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         probe = HealthProbe(database, settings.data_dir)
         requests = RequestCounter()
         collector = ApplianceCollector(hub, engine, database.writer, requests)
+        pages = Pages()
         litestar = make_litestar(
             Faces(
                 settings=settings,
@@ -119,8 +122,14 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
                 acceptor=Acceptor(database, engine, clock),
                 engine=engine,
                 hub=hub,
+                pages=pages,
             ),
-            extra=[_mount_hub(hub), health_router(probe), metrics_handler(make_registry(collector), _is_admin)],
+            extra=[
+                _mount_hub(hub),
+                wizard_router(identity, pages),
+                health_router(probe),
+                metrics_handler(make_registry(collector), _is_admin),
+            ],
         )
         housekeeper = Housekeeper(database, clock, retention=timedelta(days=settings.retention_days))
         if database.is_sqlite:

@@ -6,17 +6,18 @@ from typing import Any
 
 from litestar import Litestar, Router
 from litestar.handlers import BaseRouteHandler
-from litestar.middleware import DefineMiddleware
 
 from appliance import __version__
 from appliance.api.account import account_router
-from appliance.api.authentication import Authentication
 from appliance.api.identity.service import Identity
+from appliance.api.oauth import oauth_router
 from appliance.api.openapi import correct_allow_headers
+from appliance.api.pages import Pages, pages_router
 from appliance.api.problems import exception_handlers
 from appliance.api.push.devices import Devices
 from appliance.api.push.router import PushParts, push_router
 from appliance.api.schema_page import schema_router
+from appliance.api.sign_in import sign_in_router
 from appliance.delivery.accept import Acceptor
 from appliance.delivery.engine import DeliveryEngine
 from appliance.domain.clock import Clock
@@ -38,10 +39,11 @@ class Faces:
     acceptor: Acceptor
     engine: DeliveryEngine
     hub: Hub
+    pages: Pages
 
 
 def make_litestar(faces: Faces, extra: Sequence[Router | BaseRouteHandler]) -> Litestar:
-    """Put all routes together; `extra` are those of the layers above."""
+    """Put all routes together; `extra` are those of the layers above. The caller wraps it in `Authentication`."""
     devices = Devices(faces.database, faces.sealer, faces.clock, faces.hub)
     push = PushParts(
         database=faces.database,
@@ -52,12 +54,19 @@ def make_litestar(faces: Faces, extra: Sequence[Router | BaseRouteHandler]) -> L
         max_batch=faces.settings.push_max_batch_size,
         is_offered=faces.engine.is_offered,
     )
-    handlers: list[Any] = [push_router(push), account_router(devices), schema_router(version=__version__), *extra]
+    handlers: list[Any] = [
+        push_router(push),
+        account_router(devices),
+        oauth_router(faces.identity),
+        sign_in_router(faces.identity),
+        pages_router(faces.pages),
+        schema_router(version=__version__),
+        *extra,
+    ]
     # `logging_config=None`: Litestar would replace the root handler, and with it the redaction of what is logged.
     litestar = Litestar(
         route_handlers=handlers,
         exception_handlers=exception_handlers(),
-        middleware=[DefineMiddleware(Authentication, identity=faces.identity)],
         openapi_config=None,
         logging_config=None,
     )
