@@ -41,12 +41,16 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     app_id: str
     user_id: str
     title: str
+    type: str = ""
+    priority: str = "normal"
     state: str
     explanation: str
     accepted_at: datetime
     send_at: datetime | None = None
+    released_at: datetime | None = None
     expires_at: datetime
     withdrawn_at: datetime | None = None
+    read_at: datetime | None = None
     deliveries: tuple[Delivery, ...] = ()
 
     @property

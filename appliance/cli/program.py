@@ -65,14 +65,16 @@ def make_parser() -> argparse.ArgumentParser:
     parser.set_defaults(runs="appliance.cli.accounts")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_instance_commands(commands)
+    _add_notification_commands(commands)
 
     return parser
 
 
-def _add(commands: "_Commands", name: str, runs: str, text: str) -> argparse.ArgumentParser:
+def _add(commands: "_Commands", name: str, runs: str, text: str, *, data_flag: bool = True) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     # Also behind the command's name, where people put it.
-    command.add_argument("--data", metavar="DIR", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    if data_flag:
+        command.add_argument("--data", metavar="DIR", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     command.set_defaults(runs=f"appliance.cli.{runs}")
     return command
 
@@ -91,6 +93,61 @@ def _add_instance_commands(commands: "_Commands") -> None:
     web = _add(commands, "open", "open_web", "print the address of the web page, and open it where there is a browser")
     web.add_argument("--url", metavar="URL", help="the server's address")
     _add(commands, "version", "program:show_version", "print the version")
+
+
+def _add_notification_commands(commands: "_Commands") -> None:
+    send = _add(commands, "send", "send", "send a notification as an app", data_flag=False)
+    send.add_argument("title")
+    send.add_argument("body")
+    send.add_argument("--user", metavar="ID", help="the user's id (default: the demo user)")
+    send.add_argument(
+        "--data", dest="pairs", metavar="NAME=VALUE", action="append", default=[], help="data for the app; repeatable"
+    )
+    send.add_argument("--json", metavar="OBJECT", help="data for the app as a JSON object")
+    send.add_argument("--type", help="what kind it is, for the app")
+    send.add_argument("--priority", choices=("low", "normal", "high"))
+    send.add_argument("--ttl", metavar="TIME", help="how long it is worth delivering: 90s, 15m, 2h, 7d; 0 = live only")
+    send.add_argument("--at", metavar="MOMENT", help="when to send it: 2026-03-17T12:00 or +15m")
+    send.add_argument("--collapse-key", metavar="KEY", help="a newer notification with the same key replaces it")
+    send.add_argument("--idempotency-key", metavar="KEY", help="the same key never sends twice")
+    send.add_argument(
+        "--wait", metavar="SECONDS", type=_seconds, nargs="?", const=30.0, help="wait until it is settled (30 s)"
+    )
+    _add_app_flags(send)
+    listen = _add(commands, "listen", "listen", "receive a user's notifications in this terminal")
+    listen.add_argument("--device", metavar="NAME", help="this terminal's name as a device (default: this machine's)")
+    listen.add_argument("--json", action="store_true", help="print each notification as one line of JSON")
+    listen.add_argument("--once", action="store_true", help="end after the first notification")
+    listen.add_argument("--no-ack", action="store_true", help="acknowledge nothing: other ways of delivery go on")
+    listen.add_argument("--url", metavar="URL", help="the server's address (or CARILLON_URL)")
+    _add_user_flags(listen)
+    explain = _add(commands, "explain", "explain", "tell what became of a notification, in plain words")
+    explain.add_argument("id", help="the notification's id")
+    explain.add_argument("--json", action="store_true", help="print the timeline as JSON")
+    _add_app_flags(explain)
+    _add_user_flags(explain)
+
+
+def _add_app_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--url", metavar="URL", help="the server's address (or CARILLON_URL)")
+    command.add_argument("--client-id", metavar="ID", help="the app's client id (or CARILLON_CLIENT_ID)")
+    command.add_argument("--client-secret", metavar="SECRET", help="its secret (or, safer, CARILLON_CLIENT_SECRET)")
+
+
+def _add_user_flags(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--username", metavar="NAME", help="the user to sign in as (or CARILLON_USERNAME)")
+    command.add_argument("--password", help="the password (or, safer, CARILLON_PASSWORD; else it is asked for)")
+    command.add_argument("--token", help="an access token in place of a name (or, safer, CARILLON_TOKEN)")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise argparse.ArgumentTypeError("give seconds from 0 to 86400")
+    return seconds
 
 
 def show_version(args: argparse.Namespace) -> int:
