@@ -146,7 +146,7 @@ def sign_in_router(identity: Identity) -> Router:
             headers.append(_set_cookie(identity, request, cookie, int(SESSION_LIFETIME.total_seconds())))
         return json_reply(_signed_in(user, expires_at), headers=headers)
 
-    @delete("/account/session", status_code=204, opt=described(_SIGN_OUT))
+    @delete("/account/session", status_code=200, opt=described(_SIGN_OUT))
     async def sign_out(request: Request[Any, Any, Any]) -> Reply:
         """Ends the browser's session, and closes its connections. Without a session there is nothing to end."""
         session = session_of(request)
@@ -164,7 +164,7 @@ def sign_in_router(identity: Identity) -> Router:
         issued = identity.issue_ticket(person_of(request))
         return json_reply(Ticket(issued.ticket.reveal(), _text(issued.expires_at), HUB_PATH), status=201)
 
-    @put("/account/password", status_code=204, opt=described(_PASSWORD))
+    @put("/account/password", status_code=200, opt=described(_PASSWORD))
     async def change_password(request: Request[Any, Any, Any]) -> Reply:
         """Changes one's own password. Everything issued on the old one ends at once, but for the browser that asks."""
         user = await _load(identity, person_of(request))
