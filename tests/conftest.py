@@ -1,0 +1,48 @@
+"""What tests of the whole program share: one running appliance, and an admin to configure it."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from appliance.domain.principal import Role
+from tests.doubles.appliance import RunningAppliance, TestApp, TestUser
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAppliance]:
+    """The real program on a free port of the loopback interface, for the whole test run."""
+    running = RunningAppliance(_folder(tmp_path_factory))
+    running.start()
+    yield running
+    assert running.stop() == 0, running.output
+
+
+@pytest.fixture
+async def http(server: RunningAppliance) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the running appliance without any credential."""
+    async with httpx.AsyncClient(base_url=server.base_url, timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+async def admin(server: RunningAppliance) -> TestUser:
+    """An admin."""
+    return await server.make_user(role=Role.ADMIN)
+
+
+@pytest.fixture
+async def app(server: RunningAppliance, admin: TestUser) -> TestApp:
+    """An app with push on."""
+    return await server.make_app(admin)
+
+
+@pytest.fixture
+async def user(server: RunningAppliance, app: TestApp) -> TestUser:
+    """A user who is enrolled in `app`."""
+    return await server.make_user(app)
+
+
+def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("appliance") / "data"
