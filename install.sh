@@ -219,7 +219,7 @@ keep_record() {
 }
 
 shown_command() {
-    if [ -n "$SERVICE" ]; then printf 'carillon'; else quote "$COMMAND"; fi
+    if [ -n "$SERVICE" ]; then printf '%scarillon' "${SUDO_USER:+sudo }"; else quote "$COMMAND"; fi
 }
 
 farewell() {

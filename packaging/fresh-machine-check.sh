@@ -112,7 +112,7 @@ shut_down() {
     if [ "$status" -ne 0 ] && [ -n "$MACHINE" ]; then
         inside journalctl -u carillon --no-pager -n 30
     fi
-    if [ -n "$MACHINE" ]; then kill -KILL "$MACHINE" 2>/dev/null; fi
+    if [ -n "$MACHINE" ]; then kill -KILL "$MACHINE" && wait "$MACHINE"; fi 2>/dev/null
     if [ -n "$WORK" ]; then
         sleep 1
         umount -l "$WORK/root"

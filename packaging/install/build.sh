@@ -55,7 +55,10 @@ make_release() {
         mkdir -p "$RELEASE/bin"
         machine copy-code "$HERE" "$RELEASE"
         ln -s "$VENV" "$RELEASE/venv"
-        [ -z "${WEB:-}" ] || ln -s "$WEB" "$RELEASE/frontend"
+        if [ -n "${WEB:-}" ]; then
+            mkdir -p "$RELEASE/frontend"
+            ln -s "$WEB/dist" "$RELEASE/frontend/dist"
+        fi
         write_program "$RELEASE/bin/carillon" "export PYTHONPATH=$(quote "$RELEASE")
 exec $(quote "$RELEASE/venv/bin/python") -P -m appliance.cli \"\$@\""
         : >"$RELEASE/.complete"
@@ -72,7 +75,7 @@ write_program() { # FILE BODY
 write_command() { # the short command for people
     if [ -n "$SERVICE" ]; then
         write_program "$COMMAND" "# Runs Carillon's command line on its data folder, as the user who owns it.
-CARILLON_COMMAND=carillon
+CARILLON_COMMAND=\"\${SUDO_USER:+sudo }carillon\"
 export CARILLON_COMMAND
 if [ \"\$(id -u)\" -eq 0 ]; then
     set -- setpriv --reuid=$SERVICE_USER --regid=$SERVICE_USER --init-groups -- $SERVICE_ROOT/current/bin/carillon --data $DATA \"\$@\"

@@ -31,6 +31,7 @@ EXIT_NO_SPACE = 8
 EXIT_BUSY = 9
 
 CODE = ("appliance", "wizard")
+PAGES = "frontend/pages"  # served as they are; the rest of the front end is built
 NOT_CODE = {"__pycache__", "node_modules", "dist", ".vite"}
 PORTS_TRIED = 200
 LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp
@@ -68,12 +69,14 @@ def fingerprint(root: Path, names: list[str], extra: str = "") -> str:
 
 
 def copy_code(root: Path, release: Path) -> None:
-    """Copy the two import packages into a release and compile them, so that it can be read-only."""
+    """Copy the import packages, compiled, and the plain pages into a release, so that it can be read-only."""
     for name in CODE:
         if not (root / name).is_dir():
             continue
         copy_files(root, name, release)
         compileall.compile_dir(release / name, quiet=1)
+    if (root / PAGES).is_dir():
+        copy_files(root, PAGES, release)
 
 
 def copy_files(root: Path, name: str, target: Path) -> None:
@@ -202,7 +205,7 @@ def prune_releases(root: Path) -> None:
         listed = release / "used-by"
         records = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
         if any(_names_release(Path(record), release) for record in records):
-            parts_in_use |= {(release / "venv").resolve(), (release / "frontend").resolve()}
+            parts_in_use |= {(release / "venv").resolve(), (release / "frontend" / "dist").resolve().parent}
         else:
             shutil.rmtree(release, ignore_errors=True)
     for part in [*root.glob("venv-*"), *root.glob("web-*")]:

@@ -64,23 +64,29 @@ def test_moving_a_line_between_files_is_a_change(source: Path) -> None:
     assert ask("fingerprint-code", source).stdout != before
 
 
-def test_a_release_holds_the_code_compiled_and_nothing_else(source: Path, tmp_path: Path) -> None:
+def test_a_release_holds_the_code_compiled_the_pages_and_nothing_else(source: Path, tmp_path: Path) -> None:
     release = tmp_path / "release"
+    for name in ("pages/home.html", "src/main.ts", "node_modules/x/index.js"):
+        (source / "frontend" / name).parent.mkdir(parents=True)
+        (source / "frontend" / name).write_text("x")
     assert ask("copy-code", source, release).returncode == 0
     plain = {str(path.relative_to(release)) for path in release.rglob("*.py")}
     assert plain == {"appliance/__init__.py", "appliance/inner/__init__.py"}
     assert len(list(release.rglob("*.pyc"))) == 2
-    assert not (release / "packaging").exists()
+    others = {str(path.relative_to(release)) for path in release.rglob("*") if path.is_file()} - plain
+    assert {name for name in others if not name.endswith(".pyc")} == {"frontend/pages/home.html"}
 
 
 # --- old releases
 
 
-def make_release(root: Path, name: str, venv: str, record: Path | None) -> Path:
+def make_release(root: Path, name: str, parts: str, record: Path | None) -> Path:
     release = root / "releases" / name
-    release.mkdir(parents=True)
-    (root / venv).mkdir(exist_ok=True)
-    (release / "venv").symlink_to(root / venv)
+    (release / "frontend").mkdir(parents=True)
+    (root / f"venv-{parts}").mkdir(exist_ok=True)
+    (release / "venv").symlink_to(root / f"venv-{parts}")
+    (root / f"web-{parts}" / "dist").mkdir(parents=True, exist_ok=True)
+    (release / "frontend" / "dist").symlink_to(root / f"web-{parts}" / "dist")
     if record is not None:
         (release / "used-by").write_text(f"{record}\n")
     return release
@@ -89,12 +95,12 @@ def make_release(root: Path, name: str, venv: str, record: Path | None) -> Path:
 def test_pruning_keeps_what_any_installation_runs_or_can_go_back_to(tmp_path: Path) -> None:
     root = tmp_path / "runtime"
     here, there, gone = (tmp_path / name / "install.env" for name in ("here", "there", "gone"))
-    current = make_release(root, "3", "venv-b", here)
-    previous = make_release(root, "2", "venv-a", here)
-    of_another = make_release(root, "1", "venv-a", there)
-    outdated = make_release(root, "0", "venv-0", here)
-    orphaned = make_release(root, "00", "venv-0", gone)
-    unused = make_release(root, "000", "venv-0", None)
+    current = make_release(root, "3", "b", here)
+    previous = make_release(root, "2", "a", here)
+    of_another = make_release(root, "1", "a", there)
+    outdated = make_release(root, "0", "0", here)
+    orphaned = make_release(root, "00", "0", gone)
+    unused = make_release(root, "000", "0", None)
     here.parent.mkdir()
     here.write_text(f"RELEASE={current}\nPREVIOUS={previous}\n")
     there.parent.mkdir()
@@ -102,7 +108,8 @@ def test_pruning_keeps_what_any_installation_runs_or_can_go_back_to(tmp_path: Pa
     assert ask("prune", root).returncode == 0
     assert set((root / "releases").iterdir()) == {current, previous, of_another}
     assert not any(path.exists() for path in (outdated, orphaned, unused))
-    assert {path.name for path in root.glob("venv-*")} == {"venv-a", "venv-b"}
+    parts = {path.name for path in root.iterdir()} - {"releases"}
+    assert parts == {"venv-a", "venv-b", "web-a", "web-b"}
 
 
 # --- the database after an upgrade that failed
