@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from appliance import __version__
-from appliance.cli import data_folder
+from appliance.cli import accounts, data_folder
 from appliance.cli.exits import Exit
 
 if TYPE_CHECKING:
@@ -62,11 +62,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", metavar="DIR", help="the data folder (default: /var/lib/carillon, or yours)")
     parser.add_argument("--version", action="version", version=f"carillon {__version__}")
-    parser.set_defaults(runs="appliance.cli.accounts")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_instance_commands(commands)
     _add_notification_commands(commands)
-
+    accounts.register(commands)
     return parser
 
 
