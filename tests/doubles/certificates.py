@@ -1,0 +1,72 @@
+"""A certificate authority for tests: issues server certificates that only its own clients trust."""
+
+import ssl
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+
+class Authority:
+    """Issues certificates for host names and addresses; `folder` takes the files that `ssl` wants."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test authority")])
+        self._certificate = self._sign(self._name, self._key.public_key(), is_authority=True, names=[])
+
+    def server_tls(self, *names: str) -> ssl.SSLContext:
+        """Give the TLS settings of a server with a certificate for the names."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = self._sign(
+            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]),
+            key.public_key(),
+            is_authority=False,
+            names=list(names),
+        )
+        path = self._folder / f"{certificate.serial_number}.pem"
+        path.write_bytes(
+            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+            + certificate.public_bytes(Encoding.PEM)
+        )
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(path)
+        return tls
+
+    def trust(self, tls: ssl.SSLContext) -> ssl.SSLContext:
+        """Make a client's TLS settings trust this authority; gives them back."""
+        tls.load_verify_locations(cadata=self._certificate.public_bytes(Encoding.PEM).decode())
+        return tls
+
+    def _sign(
+        self, subject: x509.Name, public_key: ec.EllipticCurvePublicKey, *, is_authority: bool, names: list[str]
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+        )
+        if names:
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([_general(name) for name in names]), critical=False
+            )
+        return builder.sign(self._key, SHA256())
+
+
+def _general(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
