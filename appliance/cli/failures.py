@@ -71,7 +71,7 @@ def _from_client(error: BaseException) -> CommandFailed | None:
 
 def _from_storage(error: BaseException) -> CommandFailed | None:
     from appliance.security.sealing import SealError
-    from appliance.storage.database import SchemaTooNew, SchemaUpgradeFailed
+    from appliance.storage.upgrade import SchemaTooNew, SchemaUpgradeFailed
 
     if isinstance(error, SchemaTooNew | SchemaUpgradeFailed):
         return CommandFailed(str(error))

@@ -74,22 +74,21 @@ class Acceptor:
         now = self._clock.now()
         _check_schedule(requests, field, now)
         idempotency = IdempotencyKey(idempotency_key, fingerprint or b"") if idempotency_key is not None else None
-        accepted = await self._database.write(
-            accept_job(app_id, requests, field=field, idempotency=idempotency, now=now, plan=self._engine.plan)
-        )
-        # Callers resume in the order of their commits and nothing is awaited in between: the engine is handed a user's
-        # notifications in the order of their sequence numbers.
+        job = accept_job(app_id, requests, field=field, idempotency=idempotency, now=now, plan=self._engine.plan)
+        return await self._database.write(job, self._hand_over)
+
+    def _hand_over(self, accepted: SendReply) -> None:
+        # Called in the order of the commits, so the engine gets a user's notifications in the order of their sequence
+        # numbers; and called even when the caller has gone away meanwhile, since what is committed must be delivered.
         if accepted.released:
             self._engine.hand_over(accepted.released)
         if len(accepted.released) < len(accepted.notification_ids) and not accepted.repeated:
             self._engine.wake()
-        return accepted
 
     async def withdraw(self, app_id: UUID, notification_id: UUID) -> Withdrawal:
         """Stop what has not been shown; tells what it came too late for. Raises `NotFound`."""
-        withdrawn = await self._database.write(withdraw_job(app_id, notification_id, self._clock.now()))
-        self._engine.forget(notification_id)
-        return withdrawn
+        job = withdraw_job(app_id, notification_id, self._clock.now())
+        return await self._database.write(job, lambda _: self._engine.forget(notification_id))
 
 
 def check_no_duplicates(user_ids: Sequence[UUID], field: str) -> None:

@@ -51,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 FAIRNESS: Final = 64
 """Hand-overs after which the loop lets others run."""
+MOST_OFFERS_A_STEP: Final = 4_096
+"""Hand-overs after which the engine looks at its other duties, however many more there are."""
 DUE_PAGE: Final = 200
 EXPIRE_PAGE: Final = 2_000
 LONGEST_SLEEP_S: Final = 30.0
@@ -105,7 +107,9 @@ class DeliveryEngine:
         self._wake.set()
 
     def forget(self, notification_id: UUID) -> None:
-        """Stop waiting for a withdrawn notification's acknowledgements."""
+        """Do not offer a withdrawn notification, and stop waiting for its acknowledgements."""
+        if any(released.id == notification_id for released in self._handed_over):
+            self._handed_over = deque(one for one in self._handed_over if one.id != notification_id)
         self._windows.close_notification(notification_id)
 
     def acknowledged(self, device_id: UUID, notification_id: UUID) -> Window | None:
@@ -177,10 +181,14 @@ class DeliveryEngine:
                 self._look_now = True
 
     async def _offer_handed_over(self) -> None:
-        for count in range(len(self._handed_over)):
+        count = 0
+        while self._handed_over:
             self._offer(self._handed_over.popleft())
-            if count % FAIRNESS == FAIRNESS - 1:
+            count += 1
+            if count % FAIRNESS == 0:
                 await asyncio.sleep(0)
+            if count >= MOST_OFFERS_A_STEP:
+                return
 
     def _offer(self, released: Released) -> None:
         notification = EncodedNotification(
@@ -278,9 +286,7 @@ class DeliveryEngine:
         """Read what is due and act on it; then note when to look again."""
         self._look_now = False
         now = self._clock.now()
-        released, expired = await self._database.write(self._upkeep_job(now))
-        if released:
-            self.hand_over(released)
+        released, expired = await self._database.write(self._upkeep_job(now), self._hand_over_released)
         busy = self._remote.busy_kinds()
         due = await load_due(self._database, now, limit=DUE_PAGE, busy=busy)
         started = await self._act_on(due, now)
@@ -291,6 +297,11 @@ class DeliveryEngine:
         # A full channel wakes the engine when a slot is free; until then its rows must not spin the loop.
         held_back = next_at is not None and next_at <= now and not self._look_now
         self._look_at = now + timedelta(seconds=1) if held_back else next_at
+
+    def _hand_over_released(self, upkeep: tuple[tuple[Released, ...], int]) -> None:
+        # As with sends: in the order of the commits, or a send of the same moment would overtake.
+        if upkeep[0]:
+            self.hand_over(upkeep[0])
 
     def _upkeep_job(self, now: datetime) -> Job[tuple[tuple[Released, ...], int]]:
         """Release what is scheduled, open lapsed claims, expire: one transaction."""

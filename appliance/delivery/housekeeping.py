@@ -9,6 +9,7 @@ from appliance.domain.clock import Clock
 from appliance.domain.errors import CarillonError
 from appliance.storage.database import Database
 from appliance.storage.retention import delete_old_notifications_job, delete_stale_job
+from appliance.storage.writer import Job
 
 logger = logging.getLogger(__name__)
 
@@ -43,14 +44,18 @@ class Housekeeper:
 
     async def tidy(self, now: datetime) -> int:
         """Delete what is due; gives how many notifications went."""
+        await self._repeat(delete_stale_job(now, PAGE))
+        deleted = await self._repeat(delete_old_notifications_job(now - self._retention, PAGE))
+        if deleted:
+            logger.info("notifications_deleted", extra={"notifications": deleted})
+        return deleted
+
+    async def _repeat(self, job: Job[int]) -> int:
+        """Run the job, others' writes in between, until it deletes less than a page."""
         deleted = 0
-        await self._database.write(delete_stale_job(now))
         while not self._stop.is_set():
-            page = await self._database.write(delete_old_notifications_job(now - self._retention, PAGE))
+            page = await self._database.write(job)
             deleted += page
             if page < PAGE:
                 break
-            await asyncio.sleep(0)
-        if deleted:
-            logger.info("notifications_deleted", extra={"notifications": deleted})
         return deleted

@@ -1,4 +1,4 @@
-"""Where Piccolo looks for its database and apps. `storage.database` puts the opened engine into `DB`."""
+"""Where Piccolo looks for its database and apps. `storage.upgrade` puts the opened engine into `DB`."""
 
 from typing import Any
 

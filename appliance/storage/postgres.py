@@ -13,6 +13,10 @@ from appliance.storage.sql import Row, percent_marks
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 10
+STATEMENT_TIMEOUT_S = 15
+"""Longest statement, waiting for another node's locks included."""
+SILENCE_S = 15
+"""How long a server may be silent, on a connection that waits for it, before it counts as gone."""
 
 
 class PostgresWriterConnection:
@@ -24,14 +28,32 @@ class PostgresWriterConnection:
 
     def open(self) -> None:
         self._connection = psycopg.connect(
-            self._url.reveal(), autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="carillon"
+            self._url.reveal(),
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name="carillon",
+            keepalives_idle=SILENCE_S,
+            keepalives_interval=5,
+            keepalives_count=3,
+            tcp_user_timeout=SILENCE_S * 1000,
         )
+        self._connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
         self._connection.execute("SET TIME ZONE 'UTC'")
+        # Accepted means kept, whatever the server's own default is. Stricter settings (replicas) are left as they are.
+        self._connection.execute(
+            "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+        )
 
     def begin(self) -> None:
         if self._connection.closed or self._connection.broken:
             self.open()
-        self._connection.execute("BEGIN")
+        try:
+            self._connection.execute("BEGIN")
+        except psycopg.OperationalError:
+            # The server was restarted while nobody wrote. Nothing is under way yet, so a new connection will do.
+            self._connection.close()
+            self.open()
+            self._connection.execute("BEGIN")
 
     def begin_job(self) -> None:
         self._connection.execute("SAVEPOINT job")
@@ -47,12 +69,15 @@ class PostgresWriterConnection:
         return True
 
     def commit(self) -> None:
-        self._connection.execute("COMMIT")
+        # PostgreSQL answers COMMIT in a failed transaction by rolling it back, without an error.
+        if self._connection.execute("COMMIT").statusmessage != "COMMIT":
+            raise psycopg.OperationalError("The server rolled the transaction back.")
 
     def rollback(self) -> None:
+        if self._connection.closed or self._connection.broken:
+            return
         try:
-            if not (self._connection.closed or self._connection.broken):
-                self._connection.execute("ROLLBACK")
+            self._connection.execute("ROLLBACK")
         except psycopg.Error:
             logger.exception("writer_rollback_failed")
             self._connection.close()
@@ -65,7 +90,7 @@ class PostgresWriterConnection:
             return OutOfSpace()
         if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
             return Unavailable("The database asked to try again; nothing was accepted.")
-        if isinstance(error, psycopg.OperationalError):
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.errors.ReadOnlySqlTransaction):
             return Unavailable("The database does not answer; nothing was accepted.", retry_after_s=5)
         return None
 

@@ -46,13 +46,25 @@ def delete_old_notifications_job(accepted_before: datetime, limit: int) -> Job[i
     return job
 
 
-def delete_stale_job(now: datetime) -> Job[None]:
-    """Make the job that deletes expired idempotency records, sessions, refresh tokens, claims and old counters."""
+def delete_stale_job(now: datetime, limit: int) -> Job[int]:
+    """Make the job that deletes expired idempotency records, sessions, refresh tokens, claims and old counters.
 
-    def job(transaction: Transaction) -> None:
-        for table in ("idempotency", "web_session", "refresh_token", "claim"):
-            transaction.execute(f"DELETE FROM {table} WHERE expires_at < ?", (now,))
-        transaction.execute("DELETE FROM registration WHERE registered_at < ?", (now - REGISTRATIONS_KEPT,))
-        transaction.execute("DELETE FROM quota_day WHERE day < ?", ((now - QUOTA_DAYS_KEPT).date(),))
+    At most `limit` of each, so that the writer is not held for long; gives the largest number of one kind that went.
+    """
+
+    def job(transaction: Transaction) -> int:
+        return max(
+            transaction.execute(
+                f"DELETE FROM {table} WHERE id IN (SELECT id FROM {table} WHERE {column} < ? LIMIT ?)", (before, limit)
+            )
+            for table, column, before in (
+                ("idempotency", "expires_at", now),
+                ("web_session", "expires_at", now),
+                ("refresh_token", "expires_at", now),
+                ("claim", "expires_at", now),
+                ("registration", "registered_at", now - REGISTRATIONS_KEPT),
+                ("quota_day", "day", (now - QUOTA_DAYS_KEPT).date()),
+            )
+        )
 
     return job

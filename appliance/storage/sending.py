@@ -15,6 +15,7 @@ import msgspec
 
 from appliance.domain.device import AddressKind
 from appliance.domain.errors import (
+    Conflict,
     Forbidden,
     IdempotencyMismatch,
     InvalidTargets,
@@ -27,7 +28,7 @@ from appliance.domain.identifier import make_id
 from appliance.domain.ladder import DeliveryState, Event, sources
 from appliance.domain.notification import Content, NotificationState, Priority
 from appliance.domain.quota import QuotaStanding, quota_day, quota_reset_at, seconds_to_reset
-from appliance.storage.sql import instant_of, marks, uuid_of
+from appliance.storage.sql import bytes_of, instant_of, marks, uuid_of
 from appliance.storage.writer import Job, Transaction
 
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
@@ -113,14 +114,20 @@ def accept_job(
 ) -> Job[Accepted]:
     """Make the job that accepts a send whole or refuses it whole. `field` names the request's part with the targets.
 
-    Raises `Forbidden`, `PushDisabled`, `NotEnrolled`, `InvalidTargets`, `QuotaExceeded`, `IdempotencyMismatch`.
+    Raises `Forbidden`, `PushDisabled`, `NotEnrolled`, `InvalidTargets`, `QuotaExceeded`, `IdempotencyMismatch`,
+    `Conflict`.
     """
 
     def job(transaction: Transaction) -> Accepted:
         push_enabled, daily_quota = _load_app(transaction, app_id)
-        # A repeated request gets its first reply even if push was switched off meanwhile.
-        if idempotency is not None and (earlier := _load_reply(transaction, app_id, idempotency, now)) is not None:
-            return Accepted(earlier, (), _load_standing(transaction, app_id, daily_quota, now), repeated=True)
+        ids = [make_id(now) for _ in targets]
+        if idempotency is not None:
+            # The record comes first: whoever else holds the key, on this node or another, has committed it or has not.
+            # A refusal further down undoes it together with all the rest.
+            earlier = _keep_or_load_reply(transaction, app_id, idempotency, ids, now)
+            if earlier is not None:
+                # A repeated request gets its first reply even if push was switched off meanwhile.
+                return Accepted(earlier, (), _load_standing(transaction, app_id, daily_quota, now), repeated=True)
         if not push_enabled:
             raise PushDisabled
         counts = Counter(target.user_id for target in targets)
@@ -130,12 +137,9 @@ def accept_job(
         live_counts = Counter(t.user_id for t, later in zip(targets, scheduled, strict=True) if not later)
         newest = _take_sequences(transaction, live_counts)
         devices = _load_devices(transaction, app_id, list(live_counts))
-        ids: list[UUID] = []
         released: list[Released] = []
         rows: list[tuple[object, ...]] = []
-        for target, later in zip(targets, scheduled, strict=True):
-            notification_id = make_id(now)
-            ids.append(notification_id)
+        for notification_id, target, later in zip(ids, targets, scheduled, strict=True):
             starts_at = target.send_at if later and target.send_at is not None else now
             sequence = None
             if not later:
@@ -145,8 +149,6 @@ def accept_job(
             rows.append(_notification_row(app_id, notification_id, target, sequence, now, starts_at))
         _insert_notifications(transaction, rows)
         _insert_deliveries(transaction, released, plan)
-        if idempotency is not None:
-            _keep_reply(transaction, app_id, idempotency, ids, now)
         return Accepted(tuple(ids), tuple(released), quota)
 
     return job
@@ -171,17 +173,22 @@ def release_job(now: datetime, plan: Plan, limit: int) -> Job[tuple[Released, ..
         released: list[Released] = []
         for row in rows:
             notification_id, app_id, user_id = uuid_of(row[0]), uuid_of(row[1]), uuid_of(row[2])
-            if not row[11]:
-                transaction.execute(
-                    "UPDATE notification SET state = ?, withdrawn_at = ? WHERE id = ?",
-                    (NotificationState.WITHDRAWN, now, notification_id),
-                )
+            is_allowed = bool(row[11])
+            # The guard decides between two nodes that found the same one, and against a withdrawal that came first.
+            taken = transaction.execute(
+                "UPDATE notification SET state = ?, released_at = ?, withdrawn_at = ? WHERE id = ? AND state = ?",
+                (
+                    NotificationState.RELEASED if is_allowed else NotificationState.WITHDRAWN,
+                    now if is_allowed else None,
+                    None if is_allowed else now,
+                    notification_id,
+                    NotificationState.SCHEDULED,
+                ),
+            )
+            if not (taken and is_allowed):
                 continue
             sequence = _take_sequences(transaction, {user_id: 1})[user_id] + 1
-            transaction.execute(
-                "UPDATE notification SET state = ?, sequence = ?, released_at = ? WHERE id = ?",
-                (NotificationState.RELEASED, sequence, now, notification_id),
-            )
+            transaction.execute("UPDATE notification SET sequence = ? WHERE id = ?", (sequence, notification_id))
             devices = _load_devices(transaction, app_id, [user_id])
             released.append(
                 Released(
@@ -254,34 +261,39 @@ def _load_app(transaction: Transaction, app_id: UUID) -> tuple[bool, int]:
     return bool(row[0]), int(row[1])
 
 
-def _load_reply(
-    transaction: Transaction, app_id: UUID, idempotency: IdempotencyKey, now: datetime
+def _keep_or_load_reply(
+    transaction: Transaction, app_id: UUID, idempotency: IdempotencyKey, ids: Sequence[UUID], now: datetime
 ) -> tuple[UUID, ...] | None:
+    """Keep the reply under the key, or give the one that an earlier request has kept. Raises `IdempotencyMismatch`."""
     row_id = idempotency.row_id(app_id)
+    if _keep_reply(transaction, row_id, idempotency, ids, now):
+        return None
     row = transaction.fetch_one("SELECT body_fingerprint, reply, expires_at FROM idempotency WHERE id = ?", (row_id,))
-    if row is None:
-        return None
-    if instant_of(row[2]) <= now:
-        transaction.execute("DELETE FROM idempotency WHERE id = ?", (row_id,))
-        return None
-    if bytes(row[0]) != idempotency.body_fingerprint:
-        raise IdempotencyMismatch
-    return tuple(msgspec.json.decode(row[1], type=list[UUID]))
+    if row is not None and instant_of(row[2]) > now:
+        if bytes_of(row[0]) != idempotency.body_fingerprint:
+            raise IdempotencyMismatch
+        return tuple(msgspec.json.decode(row[1], type=list[UUID]))
+    transaction.execute("DELETE FROM idempotency WHERE id = ? AND expires_at <= ?", (row_id, now))
+    if not _keep_reply(transaction, row_id, idempotency, ids, now):
+        raise Conflict("A request with this Idempotency-Key is being accepted right now; repeat it in a moment.")
+    return None
 
 
 def _keep_reply(
-    transaction: Transaction, app_id: UUID, idempotency: IdempotencyKey, ids: Sequence[UUID], now: datetime
-) -> None:
-    transaction.execute(
-        "INSERT INTO idempotency (id, body_fingerprint, status, reply, expires_at) VALUES (?, ?, ?, ?, ?)",
+    transaction: Transaction, row_id: str, idempotency: IdempotencyKey, ids: Sequence[UUID], now: datetime
+) -> bool:
+    added = transaction.execute(
+        "INSERT INTO idempotency (id, body_fingerprint, status, reply, expires_at) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (id) DO NOTHING",
         (
-            idempotency.row_id(app_id),
+            row_id,
             idempotency.body_fingerprint,
             202,
             msgspec.json.encode(ids).decode(),
             now + IDEMPOTENCY_LIFETIME,
         ),
     )
+    return added == 1
 
 
 def _check_enrolled(

@@ -1,28 +1,34 @@
 """SQLite: the writer's connection, and Piccolo's engine with connections that stay open."""
 
 import logging
+import re
 import sqlite3
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar
 
+from piccolo.columns import UUID, Boolean, Column, Date, Timestamptz
 from piccolo.engine.sqlite import SQLiteEngine
+from piccolo.table import TABLE_REGISTRY
 
 from appliance.domain.errors import CarillonError, OutOfSpace, Unavailable
-from appliance.storage.sql import Row, sqlite_value
+from appliance.storage.sql import Row, instant_of, sqlite_value, uuid_of
 from appliance.storage.writer import Job, Transaction, Writer
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-BUSY_TIMEOUT_MS = 5_000
+BUSY_TIMEOUT_S = 5.0
+"""How long a write waits for another program that holds the database."""
+READ_BUSY_TIMEOUT_S = 0.2
+"""Reads run on the event loop and meet a lock only while somebody recovers or rebuilds the file."""
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
     "PRAGMA foreign_keys = ON",
-    f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}",
     "PRAGMA temp_store = MEMORY",
     "PRAGMA cache_size = -16000",
     "PRAGMA mmap_size = 134217728",
@@ -31,10 +37,13 @@ _PRAGMAS = (
 )
 
 
-def connect(path: Path, *, read_only: bool = False, piccolo_types: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path, *, read_only: bool = False, piccolo_types: bool = False, busy_timeout_s: float = BUSY_TIMEOUT_S
+) -> sqlite3.Connection:
     """Open a connection that stays open, in autocommit mode, with Carillon's pragmas."""
     connection = sqlite3.connect(
         path,
+        timeout=busy_timeout_s,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=256,
@@ -65,14 +74,19 @@ def translate(error: Exception) -> CarillonError | None:
 class SQLiteWriterConnection:
     """The one writing connection, as `storage.writer.Writer` drives it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self._path = path
+        self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection
+        self._is_lost = False
 
     def open(self) -> None:
-        self._connection = connect(self._path)
+        self._connection = connect(self._path, busy_timeout_s=self._busy_timeout_s)
+        self._is_lost = False
 
     def begin(self) -> None:
+        if self._is_lost:
+            self.open()
         self._connection.execute("BEGIN IMMEDIATE")
 
     def begin_job(self) -> None:
@@ -97,12 +111,10 @@ class SQLiteWriterConnection:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error:
+            # Closing ends the transaction in any case. Opening may fail as well now, so that is left to `begin`.
             logger.exception("writer_rollback_failed")
-            self._reopen()
-
-    def _reopen(self) -> None:
-        self._connection.close()
-        self._connection = connect(self._path)
+            self._is_lost = True
+            self._connection.close()
 
     def close(self) -> None:
         self._connection.close()
@@ -132,7 +144,7 @@ class SQLiteReader:
     """
 
     def __init__(self, path: Path) -> None:
-        self._connection = connect(path, read_only=True)
+        self._connection = connect(path, read_only=True, busy_timeout_s=READ_BUSY_TIMEOUT_S)
         self._lock = threading.Lock()
 
     def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
@@ -151,7 +163,7 @@ class PersistentSQLiteEngine(SQLiteEngine):
     """
 
     def __init__(self, path: Path, writer: Writer | None) -> None:
-        super().__init__(path=str(path), timeout=BUSY_TIMEOUT_MS / 1000)
+        super().__init__(path=str(path), timeout=BUSY_TIMEOUT_S)
         self._writer = writer
         self._file = path
         self._piccolo_reader: sqlite3.Connection | None = None
@@ -167,7 +179,7 @@ class PersistentSQLiteEngine(SQLiteEngine):
                 self._piccolo_reader = connect(self._file, read_only=True, piccolo_types=True)
             cursor = self._piccolo_reader.execute(query, parameters)
             return [_as_dict(cursor, row) for row in cursor.fetchall()]
-        return await self._writer.commit(_piccolo_job(query, parameters))
+        return _with_types(query, await self._writer.commit(_piccolo_job(query, parameters)))
 
     def close(self) -> None:
         """Close the kept reading connection."""
@@ -193,3 +205,33 @@ def _piccolo_job(query: str, parameters: Sequence[Any]) -> Job[list[dict[str, An
         return [_as_dict(cursor, row) for row in rows] if cursor.description else []
 
     return job
+
+
+_WRITTEN_TABLE = re.compile(r'\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+"?(\w+)"?', re.IGNORECASE)
+_READ_AS: dict[type[Column], Callable[[Any], Any]] = {
+    UUID: uuid_of,
+    Timestamptz: instant_of,
+    Date: date.fromisoformat,
+    Boolean: bool,
+}
+
+
+def _with_types(query: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give what RETURNING gave as Piccolo expects it; the writer's connection hands out what SQLite stores."""
+    named = _WRITTEN_TABLE.match(query) if rows else None
+    table = next((table for table in TABLE_REGISTRY if named and table._meta.tablename == named[1]), None)
+    if table is None:
+        return rows
+    readers = {
+        column._meta.db_column_name: _READ_AS[type(column)]
+        for column in table._meta.columns
+        if type(column) in _READ_AS
+    }
+    return [
+        {name: value if value is None else readers.get(name, _as_is)(value) for name, value in row.items()}
+        for row in rows
+    ]
+
+
+def _as_is(value: Any) -> Any:
+    return value

@@ -7,11 +7,15 @@ lingering: the commit itself is the window), runs them in one transaction, each 
 once — with `synchronous=FULL` that is one fsync for the whole group — and only then completes all callers with a single
 hop back to the event loop.
 
+What must follow a commit, whoever is still waiting for it, is given with the job as `then`: it runs on the event loop
+in the order of the jobs, before any caller goes on. A caller that went away meanwhile changes nothing about it.
+
 A job is a plain function of the transaction. If it raises, only its own savepoint is rolled back and its caller gets
 the exception; the others are not disturbed. If the commit fails, everybody in the group gets `Unavailable` or
 `OutOfSpace`: nobody is told yes before the data is safe.
 
-Bounds: at most `max_waiting` jobs queue (one more gets `Unavailable` at once), at most `max_group` share a commit.
+Bounds: at most `max_waiting` jobs queue (one more gets `Unavailable` at once), at most `max_group` share a commit. If
+the thread itself should ever end by a fault, whoever waits or comes later gets `Unavailable`, and none waits for ever.
 """
 
 import asyncio
@@ -19,6 +23,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from appliance.domain.errors import CarillonError, Unavailable
@@ -53,7 +58,8 @@ class WriterConnection(Transaction, Protocol):
 
     def open(self) -> None: ...
 
-    def begin(self) -> None: ...
+    def begin(self) -> None:
+        """Begin a transaction, on a new connection where the old one was lost."""
 
     def begin_job(self) -> None: ...
 
@@ -64,7 +70,8 @@ class WriterConnection(Transaction, Protocol):
 
     def commit(self) -> None: ...
 
-    def rollback(self) -> None: ...
+    def rollback(self) -> None:
+        """End the transaction without keeping anything. Raises nothing: a connection that cannot do it is given up."""
 
     def close(self) -> None: ...
 
@@ -73,8 +80,18 @@ class WriterConnection(Transaction, Protocol):
 
 
 Job = Callable[[Transaction], T]
-_Pending = tuple[Job[Any], asyncio.Future[Any]]
-_Settled = tuple[asyncio.Future[Any], Any, BaseException | None]
+Then = Callable[[T], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Pending:
+    """A job that waits, and after its commit what came of it."""
+
+    job: Job[Any]
+    future: asyncio.Future[Any]
+    then: Then[Any] | None = None
+    result: Any = None
+    error: BaseException | None = None
 
 
 class Writer:
@@ -107,23 +124,24 @@ class Writer:
         self._thread.start()
         await opened
 
-    async def commit(self, job: Job[T]) -> T:
-        """Run the job, commit it and give its result.
+    async def commit(self, job: Job[T], then: Then[T] | None = None) -> T:
+        """Run the job, commit it and give its result; `then` is told the result first.
 
         Raises what the job raised (then nothing of it is kept), `Unavailable` when the queue is full or the database
         did not answer, `OutOfSpace` when the disk is full. Jobs run in the order of the calls. A cancelled caller does
-        not undo its job.
+        not undo its job, and `then` runs nevertheless.
         """
         loop = self._loop
         if loop is None or self._closing:
             raise Unavailable("The server is stopping; try again in a moment.")
         if len(self._waiting) >= self._max_waiting:
             raise Unavailable("The server has too many writes waiting; nothing was accepted.", retry_after_s=2)
-        future: asyncio.Future[T] = loop.create_future()
+        pending = _Pending(job, loop.create_future(), then)
         with self._wake:
-            self._waiting.append((job, future))
+            self._waiting.append(pending)
             self._wake.notify()
-        return await future
+        result: T = await pending.future
+        return result
 
     async def close(self) -> None:
         """Finish what queues, then close the connection."""
@@ -140,19 +158,23 @@ class Writer:
         try:
             self._connection.open()
         except Exception as error:
-            loop.call_soon_threadsafe(_settle_one, opened, error)
+            _tell(loop, [_Pending(_nothing, opened, error=error)])
             return
-        loop.call_soon_threadsafe(_settle_one, opened, None)
-        while group := self._take():
-            settled = self._commit_group(group)
-            self.groups += 1
-            self.jobs += len(group)
-            try:
-                loop.call_soon_threadsafe(_settle, settled)
-            except RuntimeError:
-                # The loop is gone (a hard stop): the data is committed, nobody is left to be told.
-                break
-        self._connection.close()
+        _tell(loop, [_Pending(_nothing, opened)])
+        group: list[_Pending] = []
+        try:
+            while group := self._take():
+                self._commit_group(group)
+                self.groups += 1
+                self.jobs += len(group)
+                if not _tell(loop, group):
+                    break
+        except BaseException:
+            logger.exception("writer_ended")
+            raise
+        finally:
+            self._refuse_all(loop, group)
+            self._connection.close()
 
     def _take(self) -> list[_Pending]:
         with self._wake:
@@ -161,22 +183,21 @@ class Writer:
             count = min(len(self._waiting), self._max_group)
             return [self._waiting.popleft() for _ in range(count)]
 
-    def _commit_group(self, group: list[_Pending]) -> list[_Settled]:
+    def _commit_group(self, group: list[_Pending]) -> None:
+        """Commit the jobs together and note in each what came of it. Raises nothing that an `Exception` is."""
         connection = self._connection
-        settled: list[_Settled] = []
         try:
             connection.begin()
-            for job, future in group:
+            for pending in group:
                 connection.begin_job()
                 try:
-                    result = job(connection)
+                    pending.result = pending.job(connection)
                 except Exception as error:
                     if not connection.undo_job():
                         raise
-                    settled.append((future, None, connection.translate(error) or error))
+                    pending.error = connection.translate(error) or error
                 else:
                     connection.keep_job()
-                    settled.append((future, result, None))
             connection.commit()
         except Exception as error:
             refusal = connection.translate(error)
@@ -186,19 +207,44 @@ class Writer:
             else:
                 logger.error("writer_group_refused", extra={"code": refusal.code, "jobs": len(group)})
             connection.rollback()
-            return [(future, None, refusal) for _, future in group]
-        return settled
+            for pending in group:
+                pending.error = refusal
+
+    def _refuse_all(self, loop: asyncio.AbstractEventLoop, unfinished: list[_Pending]) -> None:
+        with self._wake:
+            self._closing = True
+            left = [*unfinished, *self._waiting]
+            self._waiting.clear()
+        for pending in left:
+            pending.error = Unavailable("The server is stopping; nothing was accepted.")
+        if left:
+            _tell(loop, left)
 
 
-def _settle(settled: list[_Settled]) -> None:
-    for future, result, error in settled:
-        if future.done():
+def _nothing(_: Transaction) -> None:
+    """The job of somebody who only waits for the connection."""
+
+
+def _tell(loop: asyncio.AbstractEventLoop, settled: list[_Pending]) -> bool:
+    """Complete the callers on their loop. False: the loop is gone and with it the callers; what is committed stays."""
+    try:
+        loop.call_soon_threadsafe(_settle, settled)
+    except RuntimeError:
+        return False
+    return True
+
+
+def _settle(settled: list[_Pending]) -> None:
+    for pending in settled:
+        if pending.error is None and pending.then is not None:
+            try:
+                pending.then(pending.result)
+            except Exception:
+                logger.exception("writer_then_failed")
+    for pending in settled:
+        if pending.future.done():
             continue
-        if error is None:
-            future.set_result(result)
+        if pending.error is None:
+            pending.future.set_result(pending.result)
         else:
-            future.set_exception(error)
-
-
-def _settle_one(future: asyncio.Future[Any], error: BaseException | None) -> None:
-    _settle([(future, None, error)])
+            pending.future.set_exception(pending.error)
