@@ -1,16 +1,20 @@
 """Reading a JSON body into a struct: one decode, and a refusal that names the field and the fix."""
 
+import asyncio
 import re
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from litestar import Request
+from litestar.types import Receive
 
 from appliance.api.problems import BodyTooLarge, MalformedBody, UnknownField, UnsupportedMediaType
 from appliance.domain.errors import CarillonError, InvalidField
 
 T = TypeVar("T")
 
+_PASSED_OVER_BYTES: Final = 1024 * 1024
+_PASSED_OVER_S: Final = 2.0
 _TROUBLE: Final = re.compile(r"(?P<text>.*?)(?: - at `\$\.?(?P<path>.*)`)?", re.DOTALL)
 _UNKNOWN: Final = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(.*)`", re.DOTALL)
@@ -69,7 +73,7 @@ class JsonBody(Generic[T]):
 
 
 async def read_bytes(request: Request[Any, Any, Any], limit_bytes: int) -> bytes:
-    """Read a body whole; stops at the first byte over the limit. Raises `BodyTooLarge`, `MalformedBody`."""
+    """Read a body whole, or give up at the first byte over the limit. Raises `BodyTooLarge`, `MalformedBody`."""
     receive = request.receive
     message: Any = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
@@ -83,12 +87,29 @@ async def read_bytes(request: Request[Any, Any, Any], limit_bytes: int) -> bytes
         part: bytes = message.get("body", b"")
         size += len(part)
         if size > limit_bytes:
+            parts.clear()
+            if message.get("more_body"):
+                await _pass_over_the_rest(receive)
             raise BodyTooLarge(limit_bytes)
         parts.append(part)
         if not message.get("more_body"):
             return b"".join(parts)
         message = await receive()
     raise MalformedBody("The connection ended before the body was complete. Send it again.")
+
+
+async def _pass_over_the_rest(receive: Receive) -> None:
+    """Read on for a moment: a client that is still writing when the connection closes would not see the reply."""
+    left = _PASSED_OVER_BYTES
+    try:
+        async with asyncio.timeout(_PASSED_OVER_S):
+            while left > 0:
+                message: Any = await receive()
+                left -= len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return
+    except TimeoutError:
+        return
 
 
 def _check_media_type(request: Request[Any, Any, Any]) -> None:
