@@ -39,7 +39,7 @@ class HubServer:
             _with_lifespan(self.hub), "127.0.0.1", self.port, interface=Interfaces.ASGI, log_enabled=False, backlog=4096
         )
         self._serving = asyncio.ensure_future(self._server.serve())
-        await _wait_until_listening(self.port)
+        await self.wait_until_listening()
 
     async def stop(self) -> None:
         """Stop in the order in which the program does: the hub first, then the server."""
@@ -52,6 +52,18 @@ class HubServer:
         await self.stop()
         self.hub = Hub(self.backend, SystemClock(), self._limits)
         await self.start()
+
+    async def wait_until_listening(self) -> None:
+        """Wait until the port answers."""
+        async with asyncio.timeout(_START_DEADLINE_S):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                except OSError:
+                    await asyncio.sleep(0.01)
+                    continue
+                writer.close()
+                return
 
     def release_port(self) -> None:
         self._reserved.close()
@@ -107,18 +119,6 @@ def _reserve_port() -> socket.socket:
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     reserved.bind(("127.0.0.1", 0))
     return reserved
-
-
-async def _wait_until_listening(port: int) -> None:
-    async with asyncio.timeout(_START_DEADLINE_S):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.01)
-                continue
-            writer.close()
-            return
 
 
 def _with_lifespan(hub: Hub) -> object:
