@@ -59,6 +59,8 @@ _PATTERNS: Final = tuple(
         ("=", r"([?&;](?:id|key|code|sig|signature)=)[^&\s\"'#<>]+", rf"\1{MASK}"),
         ("=", rf"(\b[\w%-]{{0,40}}?{_SENSITIVE_NAME}s?=)(?:{_QUOTED}|[^&\s\"'#<>,;]+)", rf"\1{MASK}"),
         (":", rf"(([\"'])(?:[\w-]{{0,40}}?{_SENSITIVE_NAME}s?|auth)\2\s{{0,4}}:\s{{0,4}}){_QUOTED}", rf'\1"{MASK}"'),
+        # Pairs, as libraries write the headers that they have seen.
+        ("', ", rf"('[\w-]{{0,40}}?{_SENSITIVE_NAME}s?',\s){_QUOTED}", rf"\1'{MASK}'"),
         # The same inside a JSON text that is itself quoted in another.
         (
             '\\"',

@@ -44,6 +44,7 @@ PEM = "-----BEGIN PRIVATE KEY-----\nMIGHAgEAMBcanary\nline2canary==\n-----END PR
         "SMTP_PASSWORD=canary RELAY_ADMIN_KEY=x",
         "refresh_token=canary,next=1",
         "api_key='canary canary'",
+        "[(b'Set-Cookie', b'canary'), (b'Server', b'x')]",
     ],
 )
 def test_what_looks_like_a_secret_is_masked(text):
