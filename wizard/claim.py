@@ -118,5 +118,6 @@ class ClaimDesk:
             identity.sessions.insert(transaction, opened, address=address, user_agent=user_agent)
 
         await identity.database.write(job)
+        identity.accounts.remember_address(admin.username, address)
         logger.info("appliance_claimed", extra={"user": str(admin.id)})
         return opened

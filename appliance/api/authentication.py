@@ -128,10 +128,15 @@ def principal_of(request: Request[Any, Any, Any]) -> Principal:
     principal = notes.get(_PRINCIPAL)
     if isinstance(principal, Principal):
         return principal
-    refusal = notes.get(_REFUSAL)
+    raise_refusal(request)
+    raise Unauthorized("Send an access token: Authorization: Bearer …, from POST /oauth/token.")
+
+
+def raise_refusal(request: Request[Any, Any, Any]) -> None:
+    """Raise what stands against a credential that was sent; without one there is nothing to raise."""
+    refusal = cast("dict[str, Any]", request.scope).get(_REFUSAL)
     if isinstance(refusal, CarillonError):
         raise refusal
-    raise Unauthorized("Send an access token: Authorization: Bearer …, from POST /oauth/token.")
 
 
 def session_of(request: Request[Any, Any, Any]) -> SessionRow | None:

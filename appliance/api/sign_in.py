@@ -16,6 +16,7 @@ from appliance.api.authentication import (
     address_of,
     is_own_page,
     principal_of,
+    raise_refusal,
     session_of,
 )
 from appliance.api.identity.accounts import WrongPassword
@@ -95,7 +96,7 @@ _SIGN_OUT: Final = Operation(
     tag="Account",
     summary="Sign out",
     success={204: Success("The session is ended, if there was one.", headers=_COOKIE_HEADER)},
-    problems=(403,),
+    problems=(401, 403),
 )
 _TICKET: Final = Operation(
     tag="Account",
@@ -153,6 +154,7 @@ def sign_in_router(identity: Identity) -> Router:
         if session is not None:
             await identity.sessions.end(session, address=address_of(request))
         else:
+            raise_refusal(request)
             refuse_other_sites(identity, request)
         return Reply(204, headers=(NO_STORE, _set_cookie(identity, request, "", 0)))
 

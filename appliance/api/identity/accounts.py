@@ -64,6 +64,10 @@ class Accounts:
             if name is not None:
                 self._throttle.remember_address(name, entry.address)
 
+    def remember_address(self, username: str, address: str) -> None:
+        """Count the address as one from which this user has proven to be who they are."""
+        self._throttle.remember_address(username, address)
+
     async def prepare_user(
         self, username: str, password: Secret | None, *, role: Role = Role.MEMBER, email: str | None = None
     ) -> UserRow:
