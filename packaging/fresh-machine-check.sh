@@ -152,6 +152,10 @@ check_service() {
     expect 0 carillon/install.sh --yes
     expect_text 'already running'
     expect 0 carillon/install.sh --status
+    expect 0 carillon status # the short command
+    expect 0 carillon user list
+    expect 0 find /var/lib/carillon ! -user carillon
+    [ -z "$printed" ] || broken 'files in the data folder belong to somebody else'
     expect 4 carillon/install.sh --yes --no-service --data /srv/second --port "$PORT"
     expect 2 carillon/install.sh --yes --data /srv/second --port "$((PORT + 1))"
     inside test ! -e /srv/second || broken 'a refused install left its data folder'
@@ -182,6 +186,7 @@ check_try() {
     send=$(printf '%s\n' "$printed" | sed -n 's/^ *\(.*carillon send .*\)$/\1/p' | head -n 1)
     [ -n "$send" ] || broken 'no command to send with was printed'
     expect 0 sh -c "$send"
+    expect 0 sh -c "${send%% send *} explain $printed"
     expect 0 carillon/install.sh --stop --data "$data"
     expect 3 carillon/install.sh --status --data "$data"
 }

@@ -327,3 +327,35 @@ def test_an_interrupted_install_takes_away_what_it_began(fresh_machine: Machine,
     assert install.returncode == 130, output.decode()
     assert not runtime.exists()
     assert not data.parent.exists()
+
+
+def test_web_pages_with_a_build_are_built_once_and_shipped_with_the_release(tried: Tried) -> None:
+    frontend = tried.machine.checkout / "frontend"
+    package = {"name": "pages", "version": "1.0.0", "private": True, "scripts": {"build": "node build.mjs"}}
+    lock = {"name": "pages", "version": "1.0.0", "lockfileVersion": 3, "requires": True, "packages": {"": package}}
+    build = (
+        "import {mkdirSync, writeFileSync} from 'node:fs';mkdirSync('dist');writeFileSync('dist/it', process.version)"
+    )
+    made = {"package.json": json.dumps(package), "package-lock.json": json.dumps(lock), "build.mjs": build}
+    frontend.mkdir(exist_ok=True)
+    for name, text in made.items():
+        (frontend / name).write_text(text)
+    try:
+        done = tried.again()
+        assert done.returncode == 0, done.stdout
+        assert "Building the web pages" in done.stdout
+        release = next(
+            line.removeprefix("RELEASE=")
+            for line in (tried.data / "install.env").read_text().splitlines()
+            if line.startswith("RELEASE=")
+        )
+        assert (Path(release) / "frontend" / "dist" / "it").read_text().startswith("v24.")
+        # What only built it is gone, and the checkout is as it was.
+        web = (Path(release) / "frontend" / "dist").resolve().parent
+        assert {path.name for path in web.iterdir()} == {"dist", ".complete"}
+        assert not (frontend / "dist").exists()
+        assert "already running" in tried.again().stdout
+    finally:
+        for name in made:
+            (frontend / name).unlink()
+    assert tried.again().returncode == 0
