@@ -16,7 +16,7 @@ from appliance.api.identity.changes import user_target
 from appliance.api.json_body import JsonBody
 from appliance.api.operations import Access, Operation, Success, described
 from appliance.api.push.access import admin_of
-from appliance.api.push.schemas import PushConfigChange, PushConfigView
+from appliance.api.push.schemas import PushConfigChange, PushConfigView, whole
 from appliance.api.replies import json_reply
 from appliance.delivery.app_keys import make_app_keys, open_webhook_secret
 from appliance.domain.clock import Clock
@@ -100,7 +100,7 @@ async def _change(
     named = {
         "push_enabled": change.enabled,
         "webhook_url": change.webhook_url,
-        "daily_quota": change.daily_quota,
+        "daily_quota": change.daily_quota if change.daily_quota is msgspec.UNSET else int(change.daily_quota),
         "open_enrolment": change.open_enrolment,
     }
     values = [(column, value) for column, value in named.items() if value is not msgspec.UNSET]
@@ -118,7 +118,8 @@ async def _change(
 def _check(change: PushConfigChange) -> None:
     if isinstance(change.webhook_url, str):
         _check_webhook_url(change.webhook_url)
-    if isinstance(change.daily_quota, int) and not 0 <= change.daily_quota <= MAX_DAILY_QUOTA:
+    quota = change.daily_quota
+    if quota is not msgspec.UNSET and not 0 <= whole(quota, field="daily_quota") <= MAX_DAILY_QUOTA:
         raise InvalidField("daily_quota", f"Give daily_quota from 0 (nothing may be sent) to {MAX_DAILY_QUOTA}.")
 
 

@@ -60,6 +60,7 @@ class Devices:
 
 def device_handlers(devices: Devices) -> list[HTTPRouteHandler]:
     """Give the handlers of the routes below /push/devices."""
+    # An app's list and a device share their path, so the document must have one name for both ids.
     return [_list_handler(devices), _register_handler(devices), _unregister_handler(devices)]
 
 
@@ -75,14 +76,12 @@ def _list_handler(devices: Devices) -> HTTPRouteHandler:
         success={200: Success("A page of devices.", DevicePage)},
     )
 
-    @get("/push/devices/{app_id:uuid}", opt=described(operation))
-    async def push_devices(request: Request[Any, Any, Any], app_id: UUID) -> ASGIApp:
-        """List the devices that are registered with the app, for an admin or for the app itself."""
-        await _check_may_list(devices, principal_of(request), app_id)
+    @get("/push/devices/{id:uuid}", opt=described(operation))
+    async def push_devices(request: Request[Any, Any, Any], id: UUID) -> ASGIApp:
+        """List the devices of the app with this id, for an admin or for the app itself."""
+        await _check_may_list(devices, principal_of(request), id)
         limit = read_limit(request, default=PAGE, most=MAX_PAGE)
-        rows, total = await list_app_devices(
-            devices.database, app_id, after=read_id(request, "cursor"), limit=limit + 1
-        )
+        rows, total = await list_app_devices(devices.database, id, after=read_id(request, "cursor"), limit=limit + 1)
         page = [
             DeviceView(row.id, row.user_id, row.platform.name.lower(), row.last_seen_at)  # type: ignore[arg-type]
             for row in rows[:limit]
@@ -128,11 +127,10 @@ def _unregister_handler(devices: Devices) -> HTTPRouteHandler:
         problems=(507,),
     )
 
-    @delete("/push/devices/{device_id:uuid}", status_code=200, opt=described(operation))
-    async def push_devices_unregister(request: Request[Any, Any, Any], device_id: UUID) -> ASGIApp:
-        """Unregister a device: its user their own, an app one that is registered with it."""
-        principal = principal_of(request)
-        await unregister(devices, principal, device_id)
+    @delete("/push/devices/{id:uuid}", status_code=200, opt=described(operation))
+    async def push_devices_unregister(request: Request[Any, Any, Any], id: UUID) -> ASGIApp:
+        """Unregister the device with this id: its user their own, an app one that is registered with it."""
+        await unregister(devices, principal_of(request), id)
         return empty_reply()
 
     return push_devices_unregister

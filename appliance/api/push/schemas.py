@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from appliance.domain.device import MAX_ADDRESS_CHARS, MAX_LABEL_CHARS
+from appliance.domain.errors import InvalidField
 from appliance.domain.notification import (
     MAX_BODY_CHARS,
     MAX_DATA_BYTES,
@@ -44,51 +45,51 @@ WEBHOOK_URL: Final = (
 )
 
 
-def _text(pattern: str, *, least: int = 1, most: int, example: str) -> Meta:
-    return Meta(extra_json_schema={"minLength": least, "maxLength": most, "pattern": pattern, "examples": [example]})
+# A whole number is decoded as float, since 3600.0 is one too in JSON; `whole` checks it, the document says integer.
+def whole(number: float, *, field: str) -> int:
+    """Give a JSON number as int. Raises `InvalidField` for a fraction."""
+    if number != int(number):
+        raise InvalidField(field, f"Give {field} as a whole number.")
+    return int(number)
 
 
-def _optional(schema: dict[str, Any], description: str) -> Meta:
-    """Document a field that may be absent or null."""
-    return Meta(description=description, extra_json_schema={"anyOf": [schema, {"type": "null"}]})
+def _says(**schema: Any) -> Meta:
+    return Meta(extra_json_schema=schema)
 
 
-Title = Annotated[str, _text(VISIBLE, most=MAX_TITLE_CHARS, example="Your shift starts in 30 min")]
-Body = Annotated[str, _text(VISIBLE, most=MAX_BODY_CHARS, example="Open the app to view details.")]
+Title = Annotated[
+    str, _says(minLength=1, maxLength=MAX_TITLE_CHARS, pattern=VISIBLE, examples=["Your shift starts in 30 min"])
+]
+Body = Annotated[
+    str, _says(minLength=1, maxLength=MAX_BODY_CHARS, pattern=VISIBLE, examples=["Open the app to view details."])
+]
 Data = Annotated[
-    dict[str, object] | None,
-    _optional(
-        {"$ref": "#/components/schemas/JsonObject"},
-        f"At most {MAX_DATA_BYTES} bytes of compact UTF-8 JSON. Other values than texts reach phones JSON-encoded.",
+    Annotated[dict[str, object], _says(propertyNames={"pattern": NO_NUL})] | None,
+    Meta(
+        description=f"At most {MAX_DATA_BYTES} bytes of compact UTF-8 JSON. "
+        "Other values than texts reach phones JSON-encoded."
     ),
 ]
 Ttl = Annotated[
-    int | None,
-    _optional(
-        {"type": "integer", "minimum": 0, "maximum": int(MAX_TTL.total_seconds())},
-        "Seconds for which it is worth delivering; 0 = live connections only. Default 86400.",
-    ),
+    Annotated[float, _says(multipleOf=1, minimum=0, maximum=int(MAX_TTL.total_seconds()))] | None,
+    Meta(description="Seconds for which it is worth delivering; 0 = live connections only. Default 86400."),
 ]
 Kind = Annotated[
-    str | None,
-    _optional(
-        {"type": "string", "minLength": 1, "maxLength": MAX_TYPE_CHARS, "pattern": VISIBLE},
-        "What kind of notification it is, for the receiving app. Default `notification`.",
-    ),
+    Annotated[str, _says(minLength=1, maxLength=MAX_TYPE_CHARS, pattern=VISIBLE)] | None,
+    Meta(description="What kind of notification it is, for the receiving app. Default `notification`."),
 ]
 CollapseKey = Annotated[
-    str | None,
-    _optional(
-        {"type": "string", "pattern": COLLAPSE_KEY},
-        "1 to 64 printable ASCII characters. On a device a newer notification with the same key replaces an older one.",
+    Annotated[str, _says(pattern=COLLAPSE_KEY)] | None,
+    Meta(
+        description="1 to 64 printable ASCII characters. On a device a newer notification with the same key replaces "
+        "an older one."
     ),
 ]
 SendAt = Annotated[
-    str | None,
-    _optional(
-        {"type": "string", "pattern": INSTANT},
-        f"When to send it, RFC 3339 with a zone, at most {MAX_SCHEDULE_AHEAD.days} days ahead. "
-        "What is past is sent at once.",
+    Annotated[str, _says(pattern=INSTANT)] | None,
+    Meta(
+        description=f"When to send it, RFC 3339 with a zone, at most {MAX_SCHEDULE_AHEAD.days} days ahead. "
+        "What is past is sent at once."
     ),
 ]
 PriorityName = Literal["low", "normal", "high"]
@@ -114,13 +115,13 @@ class Send(_Options, kw_only=True, frozen=True, forbid_unknown_fields=True):
 class SendBulk(_Options, kw_only=True, frozen=True, forbid_unknown_fields=True):
     """The same notification for many users, each named once."""
 
-    user_ids: Annotated[list[UUID], Meta(extra_json_schema={"minItems": 1, "uniqueItems": True})]
+    user_ids: Annotated[list[UUID], _says(minItems=1, uniqueItems=True)]
 
 
 class SendBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Different notifications in one call: all are accepted, or none."""
 
-    notifications: Annotated[list[Send], Meta(extra_json_schema={"minItems": 1})]
+    notifications: Annotated[list[Send], _says(minItems=1)]
 
 
 class Sent(msgspec.Struct, frozen=True):
@@ -140,15 +141,12 @@ class PushConfigChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     enabled: bool | msgspec.UnsetType = msgspec.UNSET
     webhook_url: Annotated[
-        str | msgspec.UnsetType | None,
-        _optional(
-            {"type": "string", "pattern": WEBHOOK_URL, "maxLength": 2048},
-            "http or https address that gets delivery receipts; null for none.",
-        ),
+        Annotated[str, _says(pattern=WEBHOOK_URL, maxLength=2048)] | msgspec.UnsetType | None,
+        Meta(description="http or https address that gets delivery receipts; null for none."),
     ] = msgspec.UNSET
-    daily_quota: Annotated[
-        int | msgspec.UnsetType, Meta(extra_json_schema={"minimum": 0, "maximum": MAX_DAILY_QUOTA})
-    ] = msgspec.UNSET
+    daily_quota: Annotated[float, _says(multipleOf=1, minimum=0, maximum=MAX_DAILY_QUOTA)] | msgspec.UnsetType = (
+        msgspec.UNSET
+    )
     open_enrolment: Annotated[
         bool | msgspec.UnsetType, Meta(description="Whether registering a device enrols its user in the app.")
     ] = msgspec.UNSET
@@ -188,7 +186,6 @@ class DevicePage(msgspec.Struct, frozen=True):
 
 
 _SUBSCRIPTION: Final[dict[str, Any]] = {
-    "type": "object",
     "description": "A browser's PushSubscription as its toJSON() gives it.",
     "properties": {
         "endpoint": {
@@ -215,24 +212,19 @@ class RegisterDevice(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_f
     app_id: UUID
     platform: Literal["web", "ios", "android"]
     push_token: Annotated[
-        str | dict[str, object],
+        Annotated[str, _says(pattern=TOKEN, maxLength=MAX_ADDRESS_CHARS)]
+        | Annotated[dict[str, object], _says(**_SUBSCRIPTION)],
         Meta(
             description="The FCM token, the APNs token (hex), or the browser's push subscription "
-            "(the object, or its JSON text).",
-            extra_json_schema={
-                "anyOf": [{"type": "string", "pattern": TOKEN, "maxLength": MAX_ADDRESS_CHARS}, _SUBSCRIPTION]
-            },
+            "(the object, or its JSON text)."
         ),
     ]
     label: Annotated[
-        str | None,
-        _optional(
-            {"type": "string", "maxLength": MAX_LABEL_CHARS, "pattern": NO_NUL},
-            "A name by which people know the device.",
-        ),
+        Annotated[str, _says(maxLength=MAX_LABEL_CHARS, pattern=NO_NUL)] | None,
+        Meta(description="A name by which people know the device."),
     ] = None
     locale: Annotated[
-        str | None, _optional({"type": "string", "pattern": LOCALE}, "The device's language, like pl-PL.")
+        Annotated[str, _says(pattern=LOCALE)] | None, Meta(description="The device's language, like pl-PL.")
     ] = None
 
 

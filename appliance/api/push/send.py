@@ -15,7 +15,7 @@ from appliance.api.json_body import JsonBody
 from appliance.api.operations import Access, Operation, Parameter, Success, described
 from appliance.api.push.access import sending_app_of
 from appliance.api.push.instants import parse_instant
-from appliance.api.push.schemas import Send, SendBatch, SendBulk, Sent, SentMany
+from appliance.api.push.schemas import Send, SendBatch, SendBulk, Sent, SentMany, whole
 from appliance.api.replies import Headers, Reply, json_reply
 from appliance.delivery.accept import Acceptor, SendReply, SendRequest, check_no_duplicates
 from appliance.domain.errors import InvalidField, InvalidTargets, NotEnrolled
@@ -200,7 +200,7 @@ def _content_of(body: Send | SendBulk, path: str = "") -> Content:
         data=body.data,
         type=body.type,
         priority=_PRIORITIES[body.priority],
-        ttl_s=body.ttl,
+        ttl_s=None if body.ttl is None else whole(body.ttl, field=f"{path}ttl"),
         collapse_key=body.collapse_key,
         path=path,
     )
