@@ -83,6 +83,15 @@ def test_the_filter_cleans_a_record_for_every_handler_behind_it(log):
     assert "canary" not in repr(vars(record))
 
 
+def test_an_exception_behind_the_filter_is_there_as_masked_text_only():
+    error = ValueError("password=canary")
+    record = logging.makeLogRecord({"msg": "failed", "exc_info": (ValueError, error, None)})
+    RedactingFilter().filter(record)
+
+    assert record.exc_info is None
+    assert logging.Formatter("%(message)s").format(record) == "failed\nValueError: password=[redacted]"
+
+
 def test_a_registered_secret_is_masked_too():
     redactor = Redactor()
     redactor.register(Secret("plain words only"))
