@@ -65,6 +65,9 @@ class RevocationForm(msgspec.Struct, omit_defaults=True):
     client_secret: str = ""
 
 
+_KNOWN_FIELDS: Final = frozenset(TokenForm.__struct_fields__) | frozenset(RevocationForm.__struct_fields__)
+
+
 class OAuthRefusal(msgspec.Struct):
     """Why not (RFC 6749 section 5.2)."""
 
@@ -252,8 +255,10 @@ async def _read_form(request: Request[Any, Any, Any]) -> dict[str, str]:
         pairs = parse_qsl(body.decode(), encoding="utf-8", errors="strict", max_num_fields=_MAX_FIELDS)
     except ValueError:
         raise GrantRefused(GrantError.INVALID_REQUEST, f"Send up to {_MAX_FIELDS} fields as {FORM}.") from None
-    form = dict(pairs)
-    if len(form) != len(pairs):
+    # What is not known is passed over, however often it comes (RFC 6749 section 3.2).
+    known = [(name, value) for name, value in pairs if name in _KNOWN_FIELDS]
+    form = dict(known)
+    if len(form) != len(known):
         raise GrantRefused(GrantError.INVALID_REQUEST, "Send each field once.")
     return form
 
