@@ -7,6 +7,7 @@ OpenID Connect Core 1.0 section 3.1.3.7 and RFC 8725 ask.
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 import jwt
@@ -21,6 +22,7 @@ from appliance.domain.errors import Unauthorized
 from appliance.domain.notification import is_storable_text
 from appliance.security.oidc_keys import IssuerKeys, PublishedKey
 from appliance.security.outbound import OutboundClient
+from appliance.security.revocations import MAX_TOKEN_LIFETIME
 
 # Algorithm -> the key type and curve (RFC 7518 section 6) that it needs.
 _KEY_FOR: Final = {
@@ -51,11 +53,15 @@ class ExternalTokenRefused(Unauthorized):
 
 @dataclass(frozen=True, slots=True)
 class ExternalIdentity:
-    """Who the issuer says it is. `email` is there only when the issuer has verified it."""
+    """Who the issuer says it is. `email` is there only when the issuer has verified it.
+
+    From `expires_at` on the token does not count: its own end and the leeway, but a day at most.
+    """
 
     sub: str
     email: str | None
     name: str | None
+    expires_at: datetime
 
 
 class _Header(msgspec.Struct):
@@ -99,7 +105,8 @@ class OidcVerifier:
         return self._checked(_read_claims(token, header, candidates))
 
     def _checked(self, claims: _Claims) -> ExternalIdentity:
-        now_s = self._clock.now().timestamp()
+        now = self._clock.now()
+        now_s = now.timestamp()
         audiences = [claims.aud] if isinstance(claims.aud, str) else claims.aud
         if claims.iss != self._issuer:
             raise ExternalTokenRefused("wrong_issuer")
@@ -113,7 +120,9 @@ class OidcVerifier:
             raise ExternalTokenRefused("bad_subject")
         # Some issuers write the flag as a text.
         is_verified = claims.email_verified in (True, "true")
-        return ExternalIdentity(claims.sub, _text(claims.email) if is_verified else None, _text(claims.name))
+        left_s = min(claims.exp + _LEEWAY_S - now_s, MAX_TOKEN_LIFETIME.total_seconds())
+        email = _text(claims.email) if is_verified else None
+        return ExternalIdentity(claims.sub, email, _text(claims.name), now + timedelta(seconds=left_s))
 
 
 def _read_header(token: str) -> _Header:

@@ -28,6 +28,7 @@ class Change(StrEnum):
 ACTOR_CLI: Final = "cli"
 ACTOR_SETUP: Final = "setup"
 ACTOR_SYSTEM: Final = "system"
+ACTOR_EXTERNAL: Final = "external issuer"
 
 REVOKES: Final = (
     Change.USER_DISABLED,

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -12,6 +12,7 @@ from uuid import UUID
 from appliance.api.identity.accounts import Accounts
 from appliance.api.identity.apps import Apps, AppWithSecret
 from appliance.api.identity.changes import ACTOR_CLI, Change
+from appliance.api.identity.external import ExternalUsers
 from appliance.api.identity.grants import Grants
 from appliance.api.identity.key_ring import KeyRing
 from appliance.api.identity.revocation_feed import POLL_EVERY_S, RevocationFeed, RevocationWatcher
@@ -21,12 +22,14 @@ from appliance.domain.errors import CarillonError, NotFound, Unauthorized
 from appliance.domain.principal import Principal, Role
 from appliance.domain.secret import Secret
 from appliance.security.client_secrets import SecretHasher
+from appliance.security.oidc import OidcVerifier
+from appliance.security.outbound import OutboundClient, OutboundRules
 from appliance.security.passwords import PasswordHasher
 from appliance.security.revocations import Revocations
 from appliance.security.sealing import Sealer
 from appliance.security.throttle import LogInThrottle
 from appliance.security.tickets import TICKET_PREFIX, IssuedTicket, TicketOffice, TicketRefused
-from appliance.security.tokens import IssuedToken, TokenIssuer, TokenRefused
+from appliance.security.tokens import IssuedToken, RefusalReason, TokenIssuer, TokenRefused
 from appliance.settings import Settings
 from appliance.storage import apps, audit, users
 from appliance.storage.apps import AppRow
@@ -41,6 +44,7 @@ logger = logging.getLogger(__name__)
 ISSUER_WITHOUT_URL: Final = "urn:carillon"
 HOUSEKEEPING_EVERY_S: Final = 3600.0
 STEP_DEADLINE_S: Final = 30.0
+_MAY_BE_EXTERNAL: Final = (RefusalReason.MALFORMED, RefusalReason.UNKNOWN_KEY)
 KEEP_SIGN_INS: Final = timedelta(days=90)
 KEEP_AUDIT: Final = timedelta(days=400)
 
@@ -61,6 +65,7 @@ class Parts:
     apps: Apps
     sessions: WebSessions
     grants: Grants
+    external: ExternalUsers | None
 
 
 class Identity:
@@ -78,7 +83,10 @@ class Identity:
         self.clock = parts.clock
 
     async def authenticate(self, bearer: str) -> Principal | None:
-        """Verify an access token, or redeem a one-use ticket; None when it does not count."""
+        """Verify an access token, or redeem a one-use ticket; None when it does not count.
+
+        Raises `IssuerUnavailable` when a trusted external issuer does not answer.
+        """
         if bearer.startswith(TICKET_PREFIX):
             try:
                 return self._parts.tickets.redeem(bearer, self.clock.now())
@@ -87,8 +95,17 @@ class Identity:
         return await self.verify_bearer(bearer)
 
     async def verify_bearer(self, token: str) -> Principal | None:
-        """Verify an access token, our own or one of the trusted external issuer; never a ticket."""
-        return self.verify_access_token(token)
+        """Verify an access token, our own or one of the trusted external issuer; never a ticket.
+
+        Raises `IssuerUnavailable` when the issuer's keys are not at hand.
+        """
+        try:
+            return self._parts.issuer.verify(token, self.clock.now())
+        except TokenRefused as refusal:
+            logger.debug("access_token_refused", extra={"reason": refusal.reason.value})
+            if self._parts.external is None or refusal.reason not in _MAY_BE_EXTERNAL:
+                return None
+        return await self._parts.external.authenticate(token)
 
     def verify_access_token(self, token: str) -> Principal | None:
         """Verify an access token of our own; repeated, it costs microseconds and touches no disk."""
@@ -220,20 +237,27 @@ async def open_identity(
 
     Raises `SealError` when SECRET_KEY does not open the stored keys, `ValueError` when it is too short.
     """
-    hasher = passwords or PasswordHasher()
-    rotated = asyncio.Event()
-    try:
-        parts = await _put_together(database, settings, clock, hasher, rotated)
-        identity = Identity(parts)
+    async with AsyncExitStack() as owned:
+        if passwords is None:
+            passwords = PasswordHasher()
+            owned.callback(passwords.close)
+        outbound: OutboundClient | None = None
+        if settings.oidc_issuer:
+            outbound = OutboundClient(OutboundRules(settings.outbound_allow))
+            owned.push_async_callback(outbound.close)
+        rotated = asyncio.Event()
+        identity = Identity(await _put_together(database, settings, clock, passwords, outbound, rotated))
         async with _background(identity, rotated, is_server=is_server):
             yield identity
-    finally:
-        if passwords is None:
-            hasher.close()
 
 
 async def _put_together(
-    database: Database, settings: Settings, clock: Clock, passwords: PasswordHasher, rotated: asyncio.Event
+    database: Database,
+    settings: Settings,
+    clock: Clock,
+    passwords: PasswordHasher,
+    outbound: OutboundClient | None,
+    rotated: asyncio.Event,
 ) -> Parts:
     sealer = Sealer(settings.secret_key, [settings.secret_key_previous] if settings.secret_key_previous else [])
     secret_hasher = SecretHasher(sealer)
@@ -244,6 +268,10 @@ async def _put_together(
     await feed.load()
     accounts = Accounts(database, clock, passwords, LogInThrottle(), feed)
     await accounts.load_known_addresses()
+    external: ExternalUsers | None = None
+    if outbound is not None:
+        verifier = OidcVerifier(settings.oidc_issuer, settings.oidc_audience, outbound, clock)
+        external = ExternalUsers(database, clock, verifier, settings.oidc_issuer, revocations)
     registered_apps = Apps(database, clock, secret_hasher, feed)
     return Parts(
         database=database,
@@ -268,6 +296,7 @@ async def _put_together(
             access_lifetime=timedelta(minutes=settings.access_token_minutes),
             refresh_lifetime=timedelta(days=settings.refresh_token_days),
         ),
+        external=external,
     )
 
 

@@ -1,4 +1,4 @@
-"""Identity over a real SQLite file, with a clock under the test's control and cheap password hashing."""
+"""Identity over a real database, with a clock under the test's control and cheap password hashing."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -28,9 +28,11 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path, secret_key=Secret("k" * 43), secret_key_previous=Secret(""))
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(tmp_path, None) as opened:
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Database]:
+    """Everything about identity is tested on both databases."""
+    url = None if request.param == "sqlite" else Secret(request.getfixturevalue("postgresql").make_database())
+    async with open_database(tmp_path, url) as opened:
         yield opened
 
 

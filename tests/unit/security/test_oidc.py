@@ -1,6 +1,7 @@
 import asyncio
 import json
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import jwt
 import pytest
@@ -53,7 +54,17 @@ async def test_a_good_token_of_each_algorithm_names_its_bearer(algorithm, key):
 
         identity = await verifier.verify(issuer.token("k", algorithm, **claims))
 
-    assert identity == ExternalIdentity("subject-1", "first@example.test", "First Member")
+    ends = datetime.fromtimestamp(claims["exp"], UTC) + timedelta(seconds=60)
+    assert identity == ExternalIdentity("subject-1", "first@example.test", "First Member", ends)
+
+
+async def test_a_token_that_never_ends_counts_for_a_day():
+    async with signing_in(k=ED) as (issuer, verifier, clock):
+        claims = good(issuer, clock, exp=9e15)
+
+        identity = await verifier.verify(issuer.token("k", "EdDSA", **claims))
+
+    assert identity.expires_at == clock.now() + timedelta(days=1)
 
 
 @pytest.mark.parametrize(
