@@ -112,6 +112,8 @@ class Connection:
                 self.ending = replace(ending, is_abrupt=True)
         if self.ending.is_abrupt:
             self._close_outbox(ending.reason)
+        if ending is endings.SLOW_READER:
+            logger.info("hub_slow_reader_cut", extra={"user_id": str(self.user_id)})
         self._pipe.interrupt()
 
     # What the transport asks.

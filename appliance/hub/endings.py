@@ -25,6 +25,8 @@ class Ending:
 
 
 CLIENT_CLOSED: Final = Ending("client_closed")
+# The client closed its socket properly, with or without a goodbye in the hub protocol.
+CLIENT_GONE: Final = Ending("client_closed", is_abrupt=True)
 HANDSHAKE_REFUSED: Final = Ending("handshake_refused")
 HANDSHAKE_TIMED_OUT: Final = Ending("handshake_timed_out")
 CLIENT_TIMED_OUT: Final = Ending("client_timed_out", "The client was silent for too long.", allow_reconnect=True)

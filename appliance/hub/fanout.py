@@ -1,47 +1,63 @@
 """Spreads one notification over many connections without holding the event loop.
 
-Small sets go out at once. A large one goes out in batches, one batch a turn of the loop, and later sends queue behind
-it, so that every connection sees the same order.
+Small sets go out at once. Of a large set the rest goes out in batches, one batch a turn of the loop. A later send to a
+target that still waits for its turn queues behind it, so every target sees the order of the submissions; a send to any
+other target does not wait.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable
 from typing import Final, Generic, TypeVar
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
+P = TypeVar("P")
 BATCH: Final = 64
 
 
-class Fanout(Generic[T]):
-    """Calls `send` for every item, in order. Bound: `most_pending` items; beyond it the oldest go out at once."""
+class Fanout(Generic[T, P]):
+    """Calls `send(target, parcel)` for every item. Bound: `most_pending` items; beyond it the oldest go out at once."""
 
-    def __init__(self, send: Callable[[T], None], most_pending: int) -> None:
+    def __init__(self, send: Callable[[T, P], None], most_pending: int) -> None:
         self._send = send
         self._most_pending = most_pending
-        self._pending: deque[T] = deque()
+        self._pending: deque[tuple[T, P]] = deque()
+        self._waiting: dict[T, int] = {}
         self._handle: asyncio.Handle | None = None
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def submit(self, items: Sequence[T]) -> None:
-        """Send to all items; up to a batch of them before this call returns, unless others are still waiting."""
-        if not self._pending:
-            for item in items[:BATCH]:
-                self._send(item)
-            items = items[BATCH:]
-        self._pending.extend(items)
+    def submit(self, items: Iterable[tuple[T, P]]) -> None:
+        """Send to all; up to a batch of those whose targets wait for nothing else before this call returns."""
+        left_at_once = BATCH
+        for target, parcel in items:
+            if left_at_once and target not in self._waiting:
+                left_at_once -= 1
+                self._send(target, parcel)
+            else:
+                self._pending.append((target, parcel))
+                self._waiting[target] = self._waiting.get(target, 0) + 1
         while len(self._pending) > self._most_pending:
-            self._send(self._pending.popleft())
+            self._send_oldest()
         self._schedule()
 
-    def close(self) -> None:
-        """Drop what is pending."""
-        self._pending.clear()
+    def run_out(self) -> None:
+        """Send everything that is pending now."""
+        while self._pending:
+            self._send_oldest()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+    def _send_oldest(self) -> None:
+        target, parcel = self._pending.popleft()
+        left = self._waiting[target] - 1
+        if left:
+            self._waiting[target] = left
+        else:
+            del self._waiting[target]
+        self._send(target, parcel)
 
     def _schedule(self) -> None:
         if self._pending and self._handle is None:
@@ -50,5 +66,5 @@ class Fanout(Generic[T]):
     def _run_batch(self) -> None:
         self._handle = None
         for _ in range(min(BATCH, len(self._pending))):
-            self._send(self._pending.popleft())
+            self._send_oldest()
         self._schedule()

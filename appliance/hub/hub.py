@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from appliance.domain.clock import Clock
@@ -58,11 +58,9 @@ class HubStats:
     refused: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Sending:
+class _Parcel(NamedTuple):
     """One notification for one connection; `device_id` is None in the plain dialect."""
 
-    connection: Connection
     notification: EncodedNotification
     device_id: UUID | None
 
@@ -94,7 +92,7 @@ class Hub:
             notices=Notices(backend),
         )
         self._negotiations = Negotiations(clock, lifetime_s=limits.negotiation_lifetime_s)
-        self._fanout: Fanout[_Sending] = Fanout(_send, limits.fanout_pending)
+        self._fanout: Fanout[Connection, _Parcel] = Fanout(_send, limits.fanout_pending)
         self._running: set[asyncio.Task[object]] = set()
         # The jitter of Retry-After is no secret.
         jitter = randomness or random.Random()  # noqa: S311
@@ -107,7 +105,7 @@ class Hub:
         Never blocks. What cannot be written after all comes back through `HubBackend.offer_cut`, after this call.
         """
         offered: dict[UUID, Offered] = {}
-        sendings: list[_Sending] = []
+        sendings: list[tuple[Connection, _Parcel]] = []
         longest_s = self._core.limits.window_most_s
         for device_id in device_ids:
             connection = self._core.presence.find_device(device_id)
@@ -115,7 +113,7 @@ class Hub:
             if connection is None or session is None or device_id in offered:
                 continue
             offered[device_id] = Offered(session.acknowledges, session.window_s(longest_s))
-            sendings.append(_Sending(connection, notification, device_id))
+            sendings.append((connection, _Parcel(notification, device_id)))
         self._core.counters.offered += len(sendings)
         self._fanout.submit(sendings)
         return offered
@@ -124,7 +122,8 @@ class Hub:
         """Send to the user's connections that have not said Hello; gives their number. Never blocks."""
         connections = self._core.presence.list_plain(user_id)
         self._core.counters.offered_plain += len(connections)
-        self._fanout.submit([_Sending(connection, notification, None) for connection in connections])
+        parcel = _Parcel(notification, None)
+        self._fanout.submit((connection, parcel) for connection in connections)
         return len(connections)
 
     def is_live(self, device_id: UUID) -> bool:
@@ -161,6 +160,8 @@ class Hub:
             connection.end(endings.SERVER_STOPPING)
             if number % _TURN == 0:
                 await asyncio.sleep(0)
+        # Those who wait for their turn in a fan-out have ended by now: what was meant for them is reported as cut.
+        self._fanout.run_out()
         running = set(self._running)
         if running:
             _, late = await asyncio.wait(running, timeout=deadline_s)
@@ -169,7 +170,6 @@ class Hub:
             if late:
                 logger.warning("hub_drain_incomplete", extra={"connections": len(late)})
                 await asyncio.wait(late, timeout=1.0)
-        self._fanout.close()
         core.deadlines.close()
         core.notices.flush()
 
@@ -198,8 +198,8 @@ class Hub:
             connection.end(ending)
 
 
-def _send(sending: _Sending) -> None:
-    if sending.device_id is None:
-        sending.connection.offer_plain(sending.notification)
+def _send(connection: Connection, parcel: _Parcel) -> None:
+    if parcel.device_id is None:
+        connection.offer_plain(parcel.notification)
     else:
-        sending.connection.offer(sending.device_id, sending.notification)
+        connection.offer(parcel.device_id, parcel.notification)

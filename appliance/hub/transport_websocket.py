@@ -12,7 +12,7 @@ Three properties of the server (Granian) shape it:
 import asyncio
 import logging
 from collections.abc import Awaitable
-from typing import cast
+from typing import Final, cast
 
 from appliance.hub import endings
 from appliance.hub.asgi_types import Event, Receive, Send
@@ -21,7 +21,9 @@ from appliance.hub.outbox import WriteFuture
 
 logger = logging.getLogger(__name__)
 
-NAME = "WebSockets"
+NAME: Final = "WebSockets"
+# The server tells 1005 for a lost TCP connection as well as for a close frame without a code: only these are certain.
+_PROPER_CODES: Final = (1000, 1001)
 
 
 class WebSocketPipe:
@@ -81,7 +83,7 @@ async def _read(connection: Connection, receive: Receive) -> None:
     while connection.ending is None:
         event = await receive()
         if event["type"] == "websocket.disconnect":
-            connection.end(endings.SOCKET_LOST)
+            connection.end(endings.CLIENT_GONE if event.get("code") in _PROPER_CODES else endings.SOCKET_LOST)
             return
         data = _data_of(event)
         if data is not None:

@@ -214,6 +214,18 @@ class TestEnding:
         assert server.backend.notices[-1] == ("disconnected", server.device(), "server_stopping")
         assert server.hub.stats().connections == 0
 
+    async def test_draining_in_the_middle_of_a_fanout_reports_what_was_not_sent(self, server: HubServer) -> None:
+        devices = [f"device {number}" for number in range(100)]
+        async with AsyncExitStack() as opened:
+            for device in devices:
+                client = await opened.enter_async_context(open_hub(server.ws))
+                await client.say_hello(device)
+            notification = server.send(*devices)
+            await server.hub.drain(5.0)
+        cut = {notice[1] for notice in server.backend.notices if notice[0] == "cut"}
+        assert cut == {server.device(device) for device in devices[64:]}
+        assert ("cut", server.device("device 99"), (notification.id,), "disconnected") in server.backend.notices
+
     async def test_a_lost_socket_is_noticed_and_the_layers_above_hear_of_it(self, server: HubServer) -> None:
         async with open_hub(server.ws) as client:
             await client.say_hello()

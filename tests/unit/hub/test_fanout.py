@@ -1,36 +1,60 @@
-"""Large fan-outs give way, small ones do not wait, and order is kept."""
+"""Large fan-outs give way, small ones do not wait, and every target sees the order of the submissions."""
 
 import asyncio
+from collections.abc import Iterable
 
 from appliance.hub.fanout import BATCH, Fanout
 
 
+class Post:
+    def __init__(self, most_pending: int = 1_000) -> None:
+        self.sent: list[tuple[int, str]] = []
+        self.fanout: Fanout[int, str] = Fanout(lambda target, parcel: self.sent.append((target, parcel)), most_pending)
+
+    def submit(self, targets: Iterable[int], parcel: str) -> None:
+        self.fanout.submit((target, parcel) for target in targets)
+
+
 async def test_a_small_set_goes_out_at_once() -> None:
-    sent: list[int] = []
-    fanout = Fanout(sent.append, most_pending=1_000)
-    fanout.submit(range(BATCH))
-    assert sent == list(range(BATCH))
+    post = Post()
+    post.submit(range(BATCH), "a")
+    assert post.sent == [(target, "a") for target in range(BATCH)]
 
 
-async def test_a_large_set_gives_way_after_each_batch_and_later_sets_queue_behind_it() -> None:
-    sent: list[int] = []
-    fanout = Fanout(sent.append, most_pending=1_000)
-    fanout.submit(range(200))
-    fanout.submit([200])
-    assert len(sent) == BATCH
+async def test_a_large_set_gives_way_after_each_batch() -> None:
+    post = Post()
+    post.submit(range(200), "a")
+    assert len(post.sent) == BATCH
     await asyncio.sleep(0)
-    assert BATCH < len(sent) < 200
+    assert len(post.sent) == 2 * BATCH
     for _ in range(200 // BATCH):
         await asyncio.sleep(0)
-    assert sent == list(range(201))
+    assert post.sent == [(target, "a") for target in range(200)]
+
+
+async def test_a_target_that_waits_gets_later_sends_after_it_and_others_get_theirs_at_once() -> None:
+    post = Post()
+    post.submit(range(200), "a")
+    post.submit([199, 0, 500], "b")
+    assert post.sent[BATCH:] == [(0, "b"), (500, "b")]
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert [parcel for target, parcel in post.sent if target == 199] == ["a", "b"]
+    post.submit([199], "c")
+    assert post.sent[-1] == (199, "c")
 
 
 async def test_beyond_the_bound_the_oldest_go_out_without_giving_way() -> None:
-    sent: list[int] = []
-    fanout = Fanout(sent.append, most_pending=10)
-    fanout.submit(range(200))
-    assert len(sent) == 190
-    assert len(fanout) == 10
-    fanout.close()
+    post = Post(most_pending=10)
+    post.submit(range(200), "a")
+    assert len(post.sent) == 190
+    assert len(post.fanout) == 10
+
+
+async def test_running_out_sends_the_rest_now() -> None:
+    post = Post()
+    post.submit(range(200), "a")
+    post.fanout.run_out()
+    assert len(post.sent) == 200
     await asyncio.sleep(0)
-    assert len(sent) == 190
+    assert len(post.sent) == 200

@@ -58,3 +58,9 @@ def test_giving_up_tells_the_offers_that_were_not_sent_even_when_the_history_wou
     replay.note_sent(first.id)
     assert replay.abandon() == [second.id, third.id]
     assert take_all(replay) == []
+
+
+def test_a_cursor_from_a_database_that_is_no_more_does_not_hide_what_is_new() -> None:
+    replay = Replay(1, cursor=500)
+    replay.choose_fresh([one(1)], cursor=1)
+    assert replay.cursor == 1
