@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -50,13 +51,13 @@ async def test_an_unknown_user_costs_a_whole_verification(nothing):
     """Were there no hash to compute, the reply's time would tell which user names exist."""
     hasher = PasswordHasher(Argon2Cost(memory_kib=4096, passes=2))
     stored = await hasher.hash(RIGHT)
-    clock = asyncio.get_running_loop().time
 
     async def seconds_for(against):
-        started = clock()
+        # Processor time of all threads: what else the machine does is not in it.
+        started = time.process_time()
         for _ in range(5):
             await hasher.verify(against, Secret("wrong-horse-battery"))
-        return clock() - started
+        return time.process_time() - started
 
     known, unknown = await seconds_for(stored), await seconds_for(nothing)
     hasher.close()
