@@ -9,6 +9,7 @@ from appliance.settings import Settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 CONFIGURATION = README[README.index("## Configuration") : README.index("## How it is built")]
+ROWS = [line.split("|") for line in CONFIGURATION.splitlines() if line.startswith("| `")]
 
 
 def test_every_setting_is_in_the_readme():
@@ -23,7 +24,7 @@ def test_defaults_in_the_readme_are_the_real_ones():
             default = default.name.lower()
         if default is MISSING or not isinstance(default, str | int) or default == "":
             continue
-        row = next(line for line in CONFIGURATION.splitlines() if f"`{field.name.upper()}`" in line.split("|")[1])
-        names = re.findall(r"`([A-Z_]+)`", row.split("|")[1])
-        values = re.findall(r"`([^`]+)`", row.split("|")[2])
+        row = next(row for row in ROWS if f"`{field.name.upper()}`" in row[1])
+        names = re.findall(r"`([A-Z_]+)`", row[1])
+        values = re.findall(r"`([^`]+)`", row[2])
         assert values[names.index(field.name.upper())] == str(default), field.name
