@@ -1,13 +1,16 @@
-"""What tests of the whole program share: one running appliance, and an admin to configure it."""
+"""What tests of the whole program share: one running appliance, an admin to configure it, and a PostgreSQL server."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
 
 from appliance.domain.principal import Role
 from tests.doubles.appliance import RunningAppliance, TestApp, TestUser
+from tests.doubles.postgresql import NoPostgresql, PostgresCluster, find_programs
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +45,28 @@ async def app(server: RunningAppliance, admin: TestUser) -> TestApp:
 async def user(server: RunningAppliance, app: TestApp) -> TestUser:
     """A user who is enrolled in `app`."""
     return await server.make_user(app)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresCluster]:
+    """A PostgreSQL server for the whole test run. Where there is none, its tests are skipped, but never in CI."""
+    try:
+        cluster = PostgresCluster(find_programs())
+    except NoPostgresql as reason:
+        _skip(str(reason))
+    try:
+        cluster.start()
+    except NoPostgresql as reason:
+        cluster.remove()
+        _skip(str(reason))
+    yield cluster
+    cluster.remove()
+
+
+def _skip(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must run the tests that need PostgreSQL. {reason}")
+    pytest.skip(reason)
 
 
 def _folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

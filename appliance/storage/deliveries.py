@@ -143,7 +143,8 @@ def confirm_seen_job(device_id: UUID, cursor: int, attempt: AttemptRow, now: dat
 
     def job(transaction: Transaction) -> int:
         rows = transaction.fetch_all(
-            'SELECT d.id FROM delivery d JOIN notification n ON n.id = d.notification JOIN account u ON u.id = d."user" '
+            "SELECT d.id FROM delivery d JOIN notification n ON n.id = d.notification "
+            'JOIN account u ON u.id = d."user" '
             "WHERE d.device = ? AND d.settled_at IS NULL AND n.sequence <= ? AND u.last_sequence >= ?",
             (device_id, cursor, cursor),
         )

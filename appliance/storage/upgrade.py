@@ -82,6 +82,10 @@ async def upgrade_postgres(engine: PostgresEngine) -> None:
         _refuse_newer(known, done)
         if not set(known) <= set(done):
             await _migrate(engine)
+    except (SchemaTooNew, SchemaUpgradeFailed):
+        raise
+    except Exception as error:
+        raise SchemaUpgradeFailed(f"The schema upgrade failed and the database is as it was. {error}") from error
     finally:
         await connection.close()
 
