@@ -161,7 +161,7 @@ element("sign-in-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   element("alert").textContent = "";
   const inputs = [element("username"), element("password")];
-  const inOrder = inputs.map((input) => showFault(input, input.value ? "" : words("fault.required")));
+  const inOrder = inputs.map((input) => showFault(input, input.value ? "" : "fault.required"));
   if (!inOrder.every(Boolean)) return document.querySelector('[aria-invalid="true"]').focus();
   element("submit").disabled = true;
   const [username, password] = inputs.map((input) => input.value);

@@ -24,15 +24,15 @@ function forgetCode() {
 }
 
 function check() {
-  const required = (input) => showFault(input, input.value.trim() ? "" : words("fault.required"));
+  const required = (input) => showFault(input, input.value.trim() ? "" : "fault.required");
   const inOrder = [];
   if (!element("code-field").hidden) inOrder.push(required(element("code")));
   inOrder.push(required(element("username")));
   const password = element("password");
   const length = [...password.value].length;
-  inOrder.push(showFault(password, length === 0 ? words("fault.required") : length < MIN_PASSWORD ? words("fault.short") : ""));
+  inOrder.push(showFault(password, length === 0 ? "fault.required" : length < MIN_PASSWORD ? "fault.short" : ""));
   const repeated = element("repeated");
-  inOrder.push(showFault(repeated, repeated.value === password.value ? "" : words("fault.repeat")));
+  inOrder.push(showFault(repeated, repeated.value === password.value ? "" : "fault.repeat"));
   return inOrder.every(Boolean);
 }
 
@@ -45,7 +45,7 @@ function showRefusal(refusal) {
   if (refusal.content.code === "already_set_up") {
     location.assign("/setup");
   } else if (field === "username" || field === "password") {
-    showFault(element(field), words(`fault.${field}`));
+    showFault(element(field), `fault.${field}`);
     focusFirstFault();
   } else {
     element("alert").textContent = explain(refusal);
@@ -60,6 +60,7 @@ function showRefusal(refusal) {
 
 element("code-field").hidden = Boolean(code);
 element("code").value = code;
+element(code ? "username" : "code").focus();
 onLanguage(() => { document.title = words("setup.page"); });
 document.title = words("setup.page");
 

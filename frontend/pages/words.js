@@ -152,9 +152,13 @@ export function explain(refusal) {
   return refusal.content.detail ?? words("fault.unknown");
 }
 
-/** Shows or clears the fault of one field; gives whether it is in order. */
-export function showFault(input, text) {
-  input.setAttribute("aria-invalid", text ? "true" : "false");
-  document.getElementById(`${input.id}-fault`).textContent = text;
-  return !text;
+/** Shows the fault of one field by its key, or clears it with ""; gives whether the field is in order. */
+export function showFault(input, key) {
+  input.setAttribute("aria-invalid", key ? "true" : "false");
+  const place = document.getElementById(`${input.id}-fault`);
+  place.textContent = key ? words(key) : "";
+  // Named, so that a switch of the language finds it.
+  if (key) place.dataset.word = key;
+  else delete place.dataset.word;
+  return !key;
 }
