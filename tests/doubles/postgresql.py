@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 START_DEADLINE_S = 30.0
 STOP_DEADLINE_S = 20.0
@@ -82,7 +83,7 @@ class PostgresCluster:
 
     def end_sessions(self, url: str) -> int:
         """Cut every connection to the database, as a restart of the server would; gives how many there were."""
-        name = url.rpartition("/")[2].partition("?")[0]
+        name = conninfo_to_dict(url)["dbname"]
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             return connection.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,)
