@@ -23,6 +23,10 @@ def find_chromium() -> str | None:
     return next((found for name in _NAMES if (found := shutil.which(name))), None)
 
 
+class PageMoved(Exception):
+    """The page went elsewhere while a command was under way."""
+
+
 class BrowserPage:
     """One tab. `troubles` are the exceptions that its scripts did not catch; `asked` the addresses it loaded."""
 
@@ -42,7 +46,8 @@ class BrowserPage:
             while True:
                 answer = json.loads(await self._socket.recv())
                 if answer.get("id") == number:
-                    assert "error" not in answer, answer
+                    if "error" in answer:
+                        raise PageMoved(answer)
                     result: dict[str, Any] = answer["result"]
                     return result
                 self._note(answer)
@@ -56,7 +61,7 @@ class BrowserPage:
     async def until(self, expression: str) -> None:
         """Wait until an expression is true; a page that is being loaded is asked again."""
         async with asyncio.timeout(PATIENCE_S):
-            while not await self.value(f"Boolean({expression})"):  # noqa: ASYNC110 - another process
+            while not await self._holds(expression):  # noqa: ASYNC110 - another process
                 await asyncio.sleep(0.03)
 
     async def open(self, url: str) -> None:
@@ -77,6 +82,12 @@ class BrowserPage:
     async def text(self, selector: str) -> str:
         """Give an element's text."""
         return str(await self.value(f"document.querySelector({json.dumps(selector)}).textContent"))
+
+    async def _holds(self, expression: str) -> bool:
+        try:
+            return bool(await self.value(f"Boolean({expression})"))
+        except PageMoved:
+            return False
 
     def _note(self, event: dict[str, Any]) -> None:
         if event.get("method") == "Runtime.exceptionThrown":
