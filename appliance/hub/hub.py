@@ -156,12 +156,12 @@ class Hub:
         """
         core = self._core
         core.is_draining = True
+        # What was offered goes out before the goodbye; what is offered from now on is reported as cut.
+        self._fanout.run_out()
         for number, connection in enumerate(core.presence.list_all(), start=1):
             connection.end(endings.SERVER_STOPPING)
             if number % _TURN == 0:
                 await asyncio.sleep(0)
-        # Those who wait for their turn in a fan-out have ended by now: what was meant for them is reported as cut.
-        self._fanout.run_out()
         running = set(self._running)
         if running:
             _, late = await asyncio.wait(running, timeout=deadline_s)
@@ -170,6 +170,7 @@ class Hub:
             if late:
                 logger.warning("hub_drain_incomplete", extra={"connections": len(late)})
                 await asyncio.wait(late, timeout=1.0)
+        self._fanout.run_out()
         core.deadlines.close()
         core.notices.flush()
 

@@ -214,17 +214,27 @@ class TestEnding:
         assert server.backend.notices[-1] == ("disconnected", server.device(), "server_stopping")
         assert server.hub.stats().connections == 0
 
-    async def test_draining_in_the_middle_of_a_fanout_reports_what_was_not_sent(self, server: HubServer) -> None:
+    async def test_what_was_offered_goes_out_before_the_goodbye_and_what_comes_later_is_reported(
+        self, server: HubServer
+    ) -> None:
         devices = [f"device {number}" for number in range(100)]
         async with AsyncExitStack() as opened:
-            for device in devices:
-                client = await opened.enter_async_context(open_hub(server.ws))
+            clients = [await opened.enter_async_context(open_hub(server.ws)) for _ in devices]
+            for client, device in zip(clients, devices, strict=True):
                 await client.say_hello(device)
-            notification = server.send(*devices)
-            await server.hub.drain(5.0)
-        cut = {notice[1] for notice in server.backend.notices if notice[0] == "cut"}
-        assert cut == {server.device(device) for device in devices[64:]}
-        assert ("cut", server.device("device 99"), (notification.id,), "disconnected") in server.backend.notices
+            ids = [server.device(device) for device in devices]
+            server.hub.offer(server.backend.add_notification(ALICE, title="last"), ids)
+            draining = asyncio.ensure_future(server.hub.drain(5.0))
+            await asyncio.sleep(0)
+            late = server.backend.add_notification(ALICE, title="late")
+            taken = set(server.hub.offer(late, ids))
+            await draining
+            reported = {notice[1] for notice in server.backend.notices if notice[0] == "cut"}
+            for client, device_id in zip(clients, ids, strict=True):
+                told, code = await client.closing()
+                titles = [record["arguments"][0]["title"] for record in told if record["type"] == 1]
+                expected = ["last", "late"] if device_id in taken - reported else ["last"]
+                assert (titles, told[-1]["type"], code) == (expected, 7, 1001)
 
     async def test_a_lost_socket_is_noticed_and_the_layers_above_hear_of_it(self, server: HubServer) -> None:
         async with open_hub(server.ws) as client:
