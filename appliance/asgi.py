@@ -5,12 +5,13 @@ The only module that may import everything, the wizard too.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from random import Random
 from typing import Any, Final
 
+from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from litestar import Request, asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -45,15 +46,29 @@ STOP_S: Final = 10.0
 
 
 class Application:
-    """The running appliance. `asgi` is served; `drain` comes before the server stops taking requests."""
+    """The running appliance. `asgi` is served; `drain` comes before the server stops taking requests.
 
-    def __init__(self, served: ASGIApp, hub: Hub, probe: HealthProbe, requests: RequestCounter) -> None:
+    Behind one of `trusted_proxies` (addresses or networks) the client and the scheme are those that it forwards.
+    """
+
+    def __init__(
+        self,
+        served: ASGIApp,
+        hub: Hub,
+        probe: HealthProbe,
+        requests: RequestCounter,
+        *,
+        trusted_proxies: Sequence[str] = (),
+    ) -> None:
         self._served = served
         self._hub = hub
         self._probe = probe
         self._requests = requests
+        self.asgi: ASGIApp = self._serve
+        if trusted_proxies:
+            self.asgi = wrap_asgi_with_proxy_headers(self._serve, list(trusted_proxies))
 
-    async def asgi(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection; the server's own pair travels along for the hub, which must not be wrapped."""
         kind = scope["type"]
         if kind == "lifespan":
@@ -135,7 +150,8 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         if database.is_sqlite:
             await engine.recover()
         async with litestar.lifespan(), _running(engine, housekeeper):
-            yield Application(Authentication(litestar, identity), hub, probe, requests)
+            served = Authentication(litestar, identity)
+            yield Application(served, hub, probe, requests, trusted_proxies=settings.trusted_proxies)
         await channels.close()
 
 
