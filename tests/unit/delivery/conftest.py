@@ -121,11 +121,18 @@ def clock():
     return HandClock()
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request):
+    if request.param == "sqlite":
+        return None
+    return Secret(request.getfixturevalue("postgresql").make_database())
+
+
 @pytest.fixture
-def open_house(tmp_path, clock):
+def open_house(tmp_path, clock, database_url):
     @asynccontextmanager
     async def opened(*channels):
-        async with open_database(tmp_path, None) as database:
+        async with open_database(tmp_path, database_url) as database:
             yield House(database, clock, channels)
 
     return opened
