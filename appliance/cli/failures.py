@@ -71,8 +71,12 @@ def _from_client(error: BaseException) -> CommandFailed | None:
 
 def _from_storage(error: BaseException) -> CommandFailed | None:
     from appliance.security.sealing import SealError
+    from appliance.storage.sqlite import translate
     from appliance.storage.upgrade import SchemaTooNew, SchemaUpgradeFailed
 
+    refusal = translate(error) if isinstance(error, Exception) else None
+    if refusal is not None:
+        return as_command_failed(refusal)
     if isinstance(error, SchemaTooNew | SchemaUpgradeFailed):
         return CommandFailed(str(error))
     if isinstance(error, SealError):
