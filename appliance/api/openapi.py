@@ -212,6 +212,11 @@ def _good(success: Success) -> dict[str, Any]:
     described: dict[str, Any] = {"description": success.description, "headers": _headers(success.headers)}
     if success.body is not None:
         described["content"] = {success.media_type: {"schema": _schema(success.body)}}
+    if success.links:
+        described["links"] = {
+            operation_id: {"operationId": operation_id, "parameters": dict(parameters)}
+            for operation_id, parameters in success.links.items()
+        }
     return described
 
 

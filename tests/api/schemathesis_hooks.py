@@ -19,11 +19,13 @@ _chance = random.Random(7)
 
 @schemathesis.hook
 def before_call(context: Any, case: Any, **kwargs: Any) -> None:
-    """Fill in what exists, in two of three good requests; a key of its own for each, since bodies differ."""
+    """Fill in what exists, in two of three good requests; in all a key of their own (bodies differ) and a near time."""
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
     if case.headers is not None and "Idempotency-Key" in case.headers:
         case.headers["Idempotency-Key"] = str(uuid.uuid4())
+    if isinstance(case.body, dict):
+        _put_in_time(case.body)
     if _chance.random() < 0.33:
         return
     if isinstance(case.body, dict):
@@ -42,7 +44,12 @@ def _fill(body: dict[str, Any]) -> None:
         body["user_id"] = FACTS["user_ids"][0]
     if "user_ids" in body:
         body["user_ids"] = FACTS["user_ids"]
+    for entry in body.get("notifications", []):
+        _fill(entry)
+
+
+def _put_in_time(body: dict[str, Any]) -> None:
     if body.get("send_at") is not None:
         body["send_at"] = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     for entry in body.get("notifications", []):
-        _fill(entry)
+        _put_in_time(entry)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -12,9 +14,9 @@ import pytest
 from tests.doubles.appliance import RunningAppliance, TestUser
 
 _HOOKS = "tests.api.schemathesis_hooks"
+_CONFIG = Path(__file__).with_name("schemathesis.toml")
 _ROOT = Path(__file__).resolve().parents[2]
 _DEADLINE_S = 150
-MAX_EXAMPLES = 20
 
 
 @pytest.mark.slow
@@ -22,6 +24,23 @@ MAX_EXAMPLES = 20
 async def test_every_operation_keeps_to_the_document(
     server: RunningAppliance, admin: TestUser, tmp_path: Path, who: str
 ) -> None:
+    await _check(server, admin, tmp_path, who, "--max-examples=12")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("who", "path"), [("app", "^/push/(send$|notifications)"), ("user", "^/push/devices")])
+async def test_what_was_made_can_be_followed_by_its_links(
+    server: RunningAppliance, admin: TestUser, tmp_path: Path, who: str, path: str
+) -> None:
+    output = await _check(
+        server, admin, tmp_path, who, "--phases=stateful", "--max-examples=25", f"--include-path-regex={path}"
+    )
+    covered = re.search(r"API Links: +(\d+) covered", output)
+    assert covered is not None, output
+    assert int(covered[1]) > 0, output
+
+
+async def _check(server: RunningAppliance, admin: TestUser, folder: Path, who: str, *options: str) -> str:
     app = await server.make_app(admin, daily_quota=1_000_000)
     spare = await server.make_app(admin)
     users = [await server.make_user(app) for _ in range(3)]
@@ -31,9 +50,10 @@ async def test_every_operation_keeps_to_the_document(
         "user_ids": [str(user.id) for user in users],
     }
     tokens = {"app": app.token, "user": users[0].token, "admin": admin.token}
-    ran = _run_schemathesis(server, tokens[who], facts, tmp_path)
+    ran = _run_schemathesis(server, tokens[who], facts, folder, options)
     assert ran.returncode == 0, ran.stdout[-20_000:]
     assert "request_failed" not in server.output
+    return ran.stdout
 
 
 async def test_the_document_names_every_route_of_the_push_api(http: httpx.AsyncClient) -> None:
@@ -87,18 +107,18 @@ async def test_options_and_405_name_every_method_of_a_path(http: httpx.AsyncClie
 
 
 def _run_schemathesis(
-    server: RunningAppliance, token: str, facts: dict[str, object], folder: Path
+    server: RunningAppliance, token: str, facts: dict[str, object], folder: Path, options: Sequence[str]
 ) -> subprocess.CompletedProcess[str]:
     command = [
         str(Path(sys.executable).with_name("st")),
+        f"--config-file={_CONFIG}",
         "run",
         f"{server.base_url}/schema/openapi.json",
-        "--checks=all",
-        f"--max-examples={MAX_EXAMPLES}",
         "--seed=20261122",
         # One worker: with several, CPython 3.11 may fail in compile() ("AST constructor recursion depth mismatch").
         "--workers=1",
         "--no-color",
+        *options,
         f"--header=Authorization: Bearer {token}",
     ]
     environment = {

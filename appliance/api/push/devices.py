@@ -37,6 +37,7 @@ from appliance.storage.devices import (
 PAGE: Final = 100
 MAX_PAGE: Final = 500
 _LIMIT_BYTES: Final = 64 * 1024
+_UNREGISTER: Final = {"push_devices_unregister": {"id": "$response.body#/device_id"}}
 _PLATFORMS: Final = {"web": Platform.WEB, "ios": Platform.IOS, "android": Platform.ANDROID}
 _LOCALE_CHARS: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-")
 MAX_LOCALE_CHARS: Final = 20
@@ -99,8 +100,12 @@ def _register_handler(devices: Devices) -> HTTPRouteHandler:
         access=(Access.USER,),
         body=RegisterDevice,
         success={
-            201: Success("The device is new.", DeviceRegistered),
-            200: Success("The token was known: the device keeps its id and is this user's now.", DeviceRegistered),
+            201: Success("The device is new.", DeviceRegistered, links=_UNREGISTER),
+            200: Success(
+                "The token was known: the device keeps its id and is this user's now.",
+                DeviceRegistered,
+                links=_UNREGISTER,
+            ),
         },
         problems=(404, 429, 507),
     )

@@ -70,6 +70,10 @@ def _send_handler(sending: Sending) -> HTTPRouteHandler:
             "It is committed to disk and will be delivered or explained.",
             Sent,
             {"Location": "The notification's timeline.", **_QUOTA_HEADERS},
+            links={
+                "push_notification": {"notification_id": "$response.body#/notification_id"},
+                "push_notification_withdraw": {"notification_id": "$response.body#/notification_id"},
+            },
         ),
     )
 
