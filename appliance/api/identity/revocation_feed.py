@@ -94,18 +94,26 @@ class RevocationFeed:
         if change is Change.SIGNING_KEY_ROTATED:
             self._on_key_rotated()
             return True
+        try:
+            self._revoke(entry, _REASONS.get(change, "Access was revoked."))
+        except ValueError:
+            # A damaged entry must not keep the ones behind it from being followed.
+            logger.exception("revocation_not_readable", extra={"entry": str(entry.id)})
+            return False
+        logger.info("revocation_applied", extra={"change": change.value, "target": entry.target})
+        return True
+
+    def _revoke(self, entry: AuditEntry, reason: str) -> None:
         kind, _, name = entry.target.partition(":")
-        reason = _REASONS.get(change, "Access was revoked.")
         if kind == "user":
-            self._revocations.revoke_user(UUID(name), entry.at)
-            self._tell(lambda watcher: watcher.close_user(UUID(name), reason))
+            user_id = UUID(name)
+            self._revocations.revoke_user(user_id, entry.at)
+            self._tell(lambda watcher: watcher.close_user(user_id, reason))
         elif kind == "app":
             self._revocations.revoke_app(UUID(name), entry.at)
         else:
             self._revocations.revoke_token(name, entry.at)
             self._tell(lambda watcher: watcher.close_token(name, reason))
-        logger.info("revocation_applied", extra={"change": change.value, "target": entry.target})
-        return True
 
     async def _follow(self, since: datetime) -> int:
         applied = 0

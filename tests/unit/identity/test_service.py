@@ -11,6 +11,7 @@ from appliance.api.identity.web_sessions import principal_of_session
 from appliance.domain.secret import Secret
 from appliance.security.sealing import SealError
 from appliance.settings import Settings
+from appliance.storage import audit
 from appliance.storage.database import Database
 from tests.doubles.hand_clock import HandClock
 from tests.unit.identity.conftest import PASSWORD, OpenIdentity
@@ -223,3 +224,18 @@ async def test_housekeeping_drops_what_has_run_out(identity: Identity, database:
     for table in ("web_session", "refresh_token"):
         assert await database.read_one(f"SELECT COUNT(*) FROM {table}") == (0,)
     assert await database.read("SELECT action FROM audit WHERE action = 'user_signed_in'") == []
+
+
+async def test_a_damaged_entry_does_not_keep_the_next_from_being_followed(
+    identity: Identity, open_another: OpenIdentity, database: Database, clock: HandClock
+):
+    user = await identity.create_user("anna", PASSWORD)
+    token = (await identity.issue_user_token(user.id, timedelta(hours=1))).token.reveal()
+    await database.write(
+        lambda tx: audit.record(tx, at=clock.now(), actor="cli", action="user_disabled", target="user:nobody")
+    )
+    clock.pass_s(1)
+    async with open_another() as command_line:
+        await command_line.disable_user(user.id)
+    assert await identity.follow_revocations() == 1
+    assert identity.verify_access_token(token) is None
