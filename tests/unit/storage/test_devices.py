@@ -1,0 +1,201 @@
+"""Devices at rest: registering, moving to another user, the hourly limit, retiring, being seen."""
+
+from datetime import timedelta
+
+import pytest
+
+from appliance.domain.device import REGISTRATIONS_PER_HOUR, AddressKind, Platform
+from appliance.domain.errors import Forbidden, NotEnrolled, NotFound, PushDisabled, TooMany
+from appliance.domain.identifier import make_id
+from appliance.domain.ladder import DeliveryState
+from appliance.storage.devices import (
+    Registration,
+    SealedAddress,
+    bind_installation_job,
+    list_app_devices,
+    list_user_devices,
+    load_live_device,
+    register_job,
+    touch_job,
+    unregister_by_app_job,
+    unregister_by_user_job,
+)
+from appliance.storage.sending import Plan, Target, accept_job
+
+FCM = AddressKind.FCM_TOKEN
+WITH_FCM = Plan(frozenset({FCM}), timedelta(seconds=10))
+
+
+def _address(*fingerprints: bytes, sealed: bytes = b"sealed", kind: AddressKind = FCM) -> SealedAddress:
+    return SealedAddress(kind, sealed, [fingerprint.ljust(32) for fingerprint in fingerprints])
+
+
+@pytest.fixture
+def register(database, clock):
+    async def registering(user_id, app_id, *fingerprints, sealed=b"sealed", **more):
+        address = _address(*fingerprints, sealed=sealed)
+        registration = Registration(user_id, app_id, Platform.ANDROID, address, **more)
+        return await database.write(register_job(registration, clock.now()))
+
+    return registering
+
+
+@pytest.fixture
+async def app_id(town):
+    return await town.add_app()
+
+
+@pytest.fixture
+async def user_id(town, app_id):
+    return await town.add_user(app_id)
+
+
+async def test_a_known_address_keeps_its_row(register, town, app_id, user_id):
+    first = await register(user_id, app_id, b"one")
+    again = await register(user_id, app_id, b"one")
+    other = await register(user_id, app_id, b"two")
+    assert (first.is_new, again.is_new, other.is_new) == (True, False, True)
+    assert first.device_id == again.device_id != other.device_id
+    assert await town.count("device") == 2
+
+
+async def test_an_address_sealed_under_the_previous_key_is_found_and_sealed_anew(register, town, app_id, user_id):
+    old = await register(user_id, app_id, b"old key", sealed=b"under the old key")
+    again = await register(user_id, app_id, b"new key", b"old key", sealed=b"under the new key")
+    assert (again.device_id, again.is_new) == (old.device_id, False)
+    row = await town.database.read_one("SELECT address_sealed, address_fingerprint FROM device")
+    assert (bytes(row[0]), bytes(row[1]).strip()) == (b"under the new key", b"new key")
+
+
+async def test_registering_again_keeps_a_label_and_changes_it_when_it_is_given(register, database, app_id, user_id):
+    await register(user_id, app_id, b"one", label="Phone")
+    await register(user_id, app_id, b"one")
+    assert [row.label for row in (await list_app_devices(database, app_id, after=None, limit=10))[0]] == ["Phone"]
+    await register(user_id, app_id, b"one", label="Tablet")
+    assert [row.label for row in (await list_app_devices(database, app_id, after=None, limit=10))[0]] == ["Tablet"]
+
+
+@pytest.mark.parametrize("state", [DeliveryState.QUEUED, DeliveryState.OFFERED, DeliveryState.CLAIMED])
+async def test_what_waits_for_the_former_owner_is_held_back_in_every_open_state(
+    register, database, town, clock, content, app_id, user_id, state
+):
+    """A claimed delivery whose try fails would be tried again, at an address that is somebody else's by then."""
+    device_id = (await register(user_id, app_id, b"one")).device_id
+    job = accept_job(
+        app_id, [Target(user_id, content)], field="user_id", idempotency=None, now=clock.now(), plan=WITH_FCM
+    )
+    await database.write(job)
+    await database.write(lambda tx: tx.execute("UPDATE delivery SET state = ?", (state,)))
+    other_id = await town.add_user(app_id)
+    moved = await register(other_id, app_id, b"one")
+    assert (moved.device_id, moved.former_user_id) == (device_id, user_id)
+    row = await database.read_one("SELECT state, due_at, lease_until, settled_at FROM delivery")
+    assert (row[0], row[1], row[2]) == (DeliveryState.SUPPRESSED, None, None)
+    assert row[3] is not None
+
+
+async def test_what_is_settled_stays_as_it_is_when_the_device_moves(
+    register, database, town, clock, content, app_id, user_id
+):
+    await register(user_id, app_id, b"one")
+    job = accept_job(
+        app_id, [Target(user_id, content)], field="user_id", idempotency=None, now=clock.now(), plan=WITH_FCM
+    )
+    await database.write(job)
+    await database.write(
+        lambda tx: tx.execute("UPDATE delivery SET state = ?, settled_at = ?", (DeliveryState.CONFIRMED, clock.now()))
+    )
+    await register(await town.add_user(app_id), app_id, b"one")
+    assert await town.value("SELECT state FROM delivery") == DeliveryState.CONFIRMED
+
+
+async def test_a_user_may_register_ten_times_in_any_hour(register, database, clock, town, app_id, user_id):
+    for _ in range(REGISTRATIONS_PER_HOUR):
+        await register(user_id, app_id, b"one")
+        clock.pass_s(60)
+    with pytest.raises(TooMany) as refusal:
+        await register(user_id, app_id, b"one")
+    # The first of them leaves the window an hour after it was made.
+    assert refusal.value.retry_after_s == 3600 - 600 + 1
+    clock.pass_s(3000)
+    await register(user_id, app_id, b"one")
+    with pytest.raises(TooMany):
+        await register(user_id, app_id, b"one")
+    assert await town.count("registration") == REGISTRATIONS_PER_HOUR
+
+
+async def test_a_refused_registration_leaves_nothing_behind(register, town, clock, app_id, user_id):
+    off, gone = await town.add_app(enabled=False), await town.add_app(disabled_at=clock.now())
+    closed = await town.add_app()
+    await town.database.write(lambda tx: tx.execute("UPDATE app SET open_enrolment = ? WHERE id = ?", (False, closed)))
+    for target, error in (
+        (off, PushDisabled),
+        (gone, Forbidden),
+        (closed, NotEnrolled),
+        (make_id(clock.now()), NotFound),
+    ):
+        with pytest.raises(error):
+            await register(user_id, target, b"one")
+    assert await town.count("registration") == 0
+    assert await town.count("device") == 0
+    assert await town.count("enrolment") == 1
+
+
+async def test_only_a_new_installation_counts_as_a_registration(database, town, clock, user_id):
+    async def bind(name: bytes, kind: AddressKind = AddressKind.HUB):
+        registration = Registration(user_id, None, Platform.HUB, _address(name, kind=kind))
+        return await database.write(bind_installation_job(registration, clock.now()))
+
+    first = await bind(b"terminal")
+    for _ in range(20):
+        assert (await bind(b"terminal")).device_id == first.device_id
+    assert await town.count("registration") == 1
+    await database.write(unregister_by_user_job(first.device_id, user_id, clock.now()))
+    assert (await bind(b"terminal")).device_id == first.device_id
+    assert await town.count("registration") == 2
+
+
+async def test_a_retired_device_is_hidden_and_its_open_deliveries_end(
+    register, database, town, clock, content, app_id, user_id
+):
+    device_id = (await register(user_id, app_id, b"one")).device_id
+    job = accept_job(
+        app_id, [Target(user_id, content)], field="user_id", idempotency=None, now=clock.now(), plan=WITH_FCM
+    )
+    await database.write(job)
+    stranger = await town.add_user(app_id)
+    for refused in (
+        unregister_by_user_job(device_id, stranger, clock.now()),
+        unregister_by_app_job(device_id, await town.add_app(), clock.now()),
+    ):
+        with pytest.raises(NotFound):
+            await database.write(refused)
+    await database.write(unregister_by_app_job(device_id, app_id, clock.now()))
+    with pytest.raises(NotFound):
+        await database.write(unregister_by_user_job(device_id, user_id, clock.now()))
+    assert await list_app_devices(database, app_id, after=None, limit=10) == ([], 0)
+    assert await list_user_devices(database, user_id) == []
+    assert await load_live_device(database, user_id, _address(b"one")) is None
+    assert await town.value("SELECT state FROM delivery") == DeliveryState.GONE
+    assert (await register(user_id, app_id, b"one")).device_id == device_id
+    assert await load_live_device(database, user_id, _address(b"one")) == device_id
+
+
+async def test_devices_for_all_apps_are_listed_last_and_by_no_app(register, database, clock, app_id, user_id):
+    await register(user_id, app_id, b"one")
+    registration = Registration(user_id, None, Platform.HUB, _address(b"terminal", kind=AddressKind.HUB))
+    await database.write(bind_installation_job(registration, clock.now()))
+    assert [(group.app_id, group.name) for group in await list_user_devices(database, user_id)] == [
+        (app_id, "App"),
+        (None, "All apps"),
+    ]
+    assert (await list_app_devices(database, app_id, after=None, limit=10))[1] == 1
+
+
+async def test_being_seen_only_moves_forward(register, database, clock, app_id, user_id):
+    device_id = (await register(user_id, app_id, b"one")).device_id
+    before, later = clock.now(), clock.now() + timedelta(minutes=5)
+    for at in (later, before):
+        await database.write(touch_job([device_id], at))
+        (row,), _ = await list_app_devices(database, app_id, after=None, limit=10)
+        assert row.last_seen_at == later
