@@ -1,6 +1,7 @@
 """Signing in with a browser: the cookie, whose requests count, tickets, the password."""
 
 from http.cookies import SimpleCookie
+from pathlib import Path
 
 import httpx
 import pytest
@@ -190,3 +191,24 @@ async def test_changing_the_password_keeps_this_browser_and_ends_the_rest(
         assert old.status_code == 401
         new = await other.post(SESSION, json={"username": user.username, "password": "a brand new password"})
         assert new.status_code == 201
+
+
+async def test_under_a_public_https_address_the_cookie_is_secure_and_its_pages_are_our_own(tmp_path: Path):
+    public = "https://push.example.test"
+    running = RunningAppliance(tmp_path / "data", environment={"PUBLIC_URL": public})
+    running.start()
+    try:
+        user = await running.make_user()
+        async with httpx.AsyncClient(base_url=running.base_url, headers={"origin": public}) as browser:
+            reply = await browser.post(SESSION, json={"username": user.username, "password": user.password})
+            assert reply.status_code == 201
+            cookie = SimpleCookie(reply.headers["set-cookie"])["carillon_session"]
+            assert cookie["secure"] is True
+            # The test's own client speaks http, so it is told by hand what a browser sends under https.
+            sent = {"cookie": f"carillon_session={cookie.value}"}
+            assert (await browser.post(TICKET, headers=sent)).status_code == 201
+            document = (await browser.get("/.well-known/openid-configuration")).json()
+        assert document["issuer"] == public
+        assert document["token_endpoint"] == f"{public}/oauth/token"
+    finally:
+        assert running.stop() == 0
