@@ -28,6 +28,7 @@ from appliance.delivery.engine import DeliveryEngine
 from appliance.delivery.housekeeping import Housekeeper
 from appliance.delivery.live import LiveBackend
 from appliance.delivery.remote import RemoteTries
+from appliance.delivery.seen import SeenDevices
 from appliance.domain.errors import CarillonError
 from appliance.hub.asgi import MOUNT_PATH
 from appliance.hub.hub import Hub
@@ -110,7 +111,8 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         open_database(settings.data_dir, settings.database_url or None) as database,
         open_identity(database, settings, clock) as identity,
     ):
-        installations = Installations(database, sealer, clock)
+        seen = SeenDevices(database, clock)
+        installations = Installations(database, sealer, clock, seen)
         backend = LiveBackend(database, clock, identity.authenticate, installations.bind)
         hub = Hub(backend, clock, _hub_limits(settings))
         remote = RemoteTries(
@@ -149,23 +151,25 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         housekeeper = Housekeeper(database, clock, retention=timedelta(days=settings.retention_days))
         if database.is_sqlite:
             await engine.recover()
-        async with litestar.lifespan(), _running(engine, housekeeper):
+        async with litestar.lifespan(), _running(engine, housekeeper, seen):
             served = Authentication(litestar, identity)
             yield Application(served, hub, probe, requests, trusted_proxies=settings.trusted_proxies)
         await channels.close()
 
 
 @asynccontextmanager
-async def _running(engine: DeliveryEngine, housekeeper: Housekeeper) -> AsyncIterator[None]:
+async def _running(engine: DeliveryEngine, housekeeper: Housekeeper, seen: SeenDevices) -> AsyncIterator[None]:
     tasks = [
         asyncio.create_task(engine.run(), name="engine"),
         asyncio.create_task(housekeeper.run(), name="housekeeper"),
+        asyncio.create_task(seen.run(), name="seen-devices"),
     ]
     try:
         yield
     finally:
         engine.stop()
         housekeeper.stop()
+        seen.stop()
         _, late = await asyncio.wait(tasks, timeout=STOP_S)
         for task in late:
             logger.error("task_did_not_stop", extra={"task": task.get_name()})

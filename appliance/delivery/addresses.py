@@ -3,6 +3,7 @@
 from typing import Final
 from uuid import UUID
 
+from appliance.delivery.seen import SeenDevices
 from appliance.domain.clock import Clock
 from appliance.domain.device import MAX_LABEL_CHARS, Address, AddressKind, Platform
 from appliance.domain.errors import InvalidField
@@ -10,7 +11,7 @@ from appliance.domain.notification import is_storable_text
 from appliance.domain.secret import Secret
 from appliance.security.sealing import Sealer
 from appliance.storage.database import Database
-from appliance.storage.devices import Registration, SealedAddress, bind_installation_job
+from appliance.storage.devices import Registration, SealedAddress, bind_installation_job, load_live_device
 from appliance.storage.sql import uuid_of
 
 MAX_INSTALLATION_CHARS: Final = 128
@@ -37,10 +38,11 @@ def open_address(sealer: Sealer, sealed: bytes) -> Secret:
 class Installations:
     """Finds the device that a hub client's own id stands for, or registers a hub-only one."""
 
-    def __init__(self, database: Database, sealer: Sealer, clock: Clock) -> None:
+    def __init__(self, database: Database, sealer: Sealer, clock: Clock, seen: SeenDevices | None = None) -> None:
         self._database = database
         self._sealer = sealer
         self._clock = clock
+        self._seen = seen or SeenDevices(database, clock)
 
     async def bind(
         self, user_id: UUID, installation_id: str, *, label: str | None = None, platform: str | None = None
@@ -53,8 +55,13 @@ class Installations:
         if not 1 <= len(installation_id) <= MAX_INSTALLATION_CHARS or not is_storable_text(installation_id):
             raise InvalidField("deviceId", f"Give deviceId 1 to {MAX_INSTALLATION_CHARS} characters.")
         if (registered := await self._find_registered(user_id, installation_id)) is not None:
+            self._seen.note(registered)
             return registered
         address = seal_address(self._sealer, Address(AddressKind.HUB, f"{user_id}|{installation_id}"))
+        # A client that comes back, which is nearly every Hello, costs no write.
+        if (known := await load_live_device(self._database, user_id, address)) is not None:
+            self._seen.note(known)
+            return known
         registration = Registration(
             user_id=user_id,
             app_id=None,

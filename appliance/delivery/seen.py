@@ -1,6 +1,7 @@
 """When devices were last seen: remembered in memory, written down once a minute in one transaction."""
 
 import asyncio
+import contextlib
 import logging
 from typing import Final
 from uuid import UUID
@@ -18,12 +19,13 @@ FLUSH_EVERY_S: Final = 60.0
 
 
 class SeenDevices:
-    """Notes that a device was seen. Belongs to one event loop; whoever starts `run` cancels it."""
+    """Notes that a device was seen. Belongs to one event loop; `stop` ends `run` after a last flush."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
         self._seen: set[UUID] = set()
+        self._stopping = asyncio.Event()
 
     def note(self, device_id: UUID) -> None:
         """Remember that the device was seen just now. Returns at once."""
@@ -31,13 +33,17 @@ class SeenDevices:
             self._seen.add(device_id)
 
     async def run(self) -> None:
-        """Flush every minute until cancelled, and once more then."""
-        try:
-            while True:
-                await asyncio.sleep(FLUSH_EVERY_S)
-                await self.flush()
-        finally:
+        """Flush every minute until told to stop, and once more then."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), FLUSH_EVERY_S)
             await self.flush()
+            if self._stopping.is_set():
+                return
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stopping.set()
 
     async def flush(self) -> None:
         """Write down who was seen since the last flush."""
