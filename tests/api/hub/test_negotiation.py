@@ -13,7 +13,7 @@ from websockets.exceptions import InvalidStatus
 from appliance.domain.principal import PrincipalKind
 from appliance.hub.limits import HubLimits
 from tests.doubles.hub_client import open_hub, open_socket
-from tests.doubles.hub_server import HubServer, run_hub
+from tests.doubles.hub_server import ALICE, HubServer, run_hub
 
 ALICE_HEADERS = {"Authorization": "Bearer alice"}
 ID = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -170,6 +170,15 @@ class TestRefusals:
         assert (await http.get(query)).status_code == 404
         assert (await refused_status(server, query))[":status"] == "404"
 
+    @pytest.mark.parametrize("what", ["user", "token"])
+    async def test_a_revoked_id_opens_nothing(self, server: HubServer, http: httpx.AsyncClient, what: str) -> None:
+        query = f"?id={(await negotiate(http))['connectionToken']}"
+        if what == "user":
+            server.hub.close_user(ALICE, "Gone.")
+        else:
+            server.hub.close_token("token-of-alice", "Gone.")
+        assert (await refused_status(server, query))[":status"] == "404"
+
     async def test_transports_that_are_not_offered_are_404_for_an_unopened_id(self, http: httpx.AsyncClient) -> None:
         query = f"?id={(await negotiate(http))['connectionToken']}"
         for method in ("GET", "POST", "DELETE"):
@@ -197,6 +206,13 @@ class TestCaps:
             async with open_hub(server.ws):
                 pass
             assert server.hub.stats().refused == {"connections": 2}
+
+    async def test_a_hub_that_stops_lets_nobody_in(self) -> None:
+        async with run_hub() as server, httpx.AsyncClient(headers=ALICE_HEADERS, trust_env=False) as http:
+            await server.hub.drain(1.0)
+            headers = await refused_status(server)
+            assert headers[":status"] == "503" and headers["retry-after"]
+            assert (await http.post(server.http + "/negotiate")).status_code == 503
 
     async def test_one_user_cannot_take_all_places(self) -> None:
         async with run_hub(HubLimits(connections_per_user=1)) as server, open_hub(server.ws):

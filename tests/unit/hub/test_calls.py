@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from typing import cast
 from uuid import UUID
 
 import pytest
 
 from appliance.domain.errors import Unavailable
+from appliance.hub import endings
 from tests.doubles.hub_house import HANDSHAKE, USER, House, call, ending_of, sequences, settle
 
 
@@ -266,3 +268,41 @@ class TestHello:
         await call(connection, "Hello", {"deviceId": "other"})
         assert wire.take()[0]["error"] == "This connection has said Hello already."
         assert len(house.backend.hellos) == 1
+
+    async def test_a_connection_that_ends_during_its_hello_is_never_seated(self, house: House) -> None:
+        house.backend.hello_gate = asyncio.Event()
+        connection, _ = await house.connect()
+        saying = asyncio.ensure_future(call(connection, "Hello", {"deviceId": "phone"}))
+        await settle()
+        connection.end(endings.SOCKET_LOST)
+        house.backend.hello_gate.set()
+        await saying
+        assert house.core.presence.find_device(house.device()) is None
+
+    async def test_a_replay_ends_with_its_connection_even_when_the_history_does_not_come(self, house: House) -> None:
+        house.limit(replay_pending=0, backend_deadline_s=60.0)
+        connection, _ = await house.connect()
+        house.backend.load_gate = asyncio.Event()
+        saying = asyncio.ensure_future(call(connection, "Hello", {"deviceId": "phone"}))
+        await settle()
+        house.offer(connection, house.backend.add_notification(USER))
+        house.backend.load_gate.set()
+        house.backend.load_gate = asyncio.Event()
+        await saying
+        await settle()
+        assert len(house.backend.loads) == 2
+        connection.end(endings.SOCKET_LOST)
+        await asyncio.wait_for(connection.finish(), 1.0)
+
+    async def test_a_reader_that_is_cut_during_its_replay_is_reported_once_for_what_was_tried(
+        self, house: House
+    ) -> None:
+        house.limit(outbox_bytes=100)
+        missed = [house.backend.add_notification(USER) for _ in range(20)]
+        connection, wire = await house.connect()
+        wire.is_stalled = True
+        await call(connection, "Hello", {"deviceId": "phone"})
+        await settle()
+        assert ending_of(connection) == "slow_reader"
+        cut = [one for notice in house.backend.notices for one in cast(tuple[UUID, ...], notice[2])]
+        assert cut == [missed[0].id]

@@ -39,6 +39,21 @@ class TestTime:
         house.pass_s(0.1)
         assert wire.take() == [{"type": 7, "error": "The client was silent for too long.", "allowReconnect": True}]
 
+    async def test_a_flood_of_pings_gives_way_to_others(self, house: House) -> None:
+        connection, _ = await house.connect()
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        running = asyncio.ensure_future(others())
+        await connection.receive(PING * 20_000)
+        running.cancel()
+        assert turns >= len(PING) * 20_000 // 16_384
+
     async def test_a_ping_is_not_answered(self, house: House) -> None:
         connection, wire = await house.connect()
         await connection.receive(PING * 100)

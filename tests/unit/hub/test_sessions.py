@@ -91,6 +91,17 @@ class TestAcknowledgements:
         await connection.finish()
         assert len(house.backend.acknowledged) == 1
 
+    async def test_of_too_many_unanswered_offers_the_oldest_is_not_measured(self, house: House) -> None:
+        house.limit(offers_remembered=2)
+        connection, _ = await house.greet()
+        offers = [house.backend.add_notification(USER) for _ in range(3)]
+        for notification in offers:
+            house.offer(connection, notification)
+        for notification in offers:
+            await call(connection, "Acknowledge", str(notification.id))
+        await settle()
+        assert [round_trip_s for _, _, round_trip_s in house.backend.acknowledged] == [None, 0.0, 0.0]
+
     async def test_a_failure_above_is_an_error_completion(self, house: House) -> None:
         connection, wire = await house.greet()
         wire.take()
