@@ -152,12 +152,21 @@ async def _say_hello(connection: "Connection", call: InvocationReceived) -> None
     history = replay.choose_fresh(missed.notifications, missed.cursor)
     answer = {
         "deviceId": str(session.device_id),
-        "cursor": missed.cursor,
+        "cursor": _safe_cursor(missed, history),
         "complete": missed.complete,
         "missed": len(history),
     }
     connection.answer(call.invocation_id, answer)
     connection.spawn(_run_replay(connection, session, replay, history), is_replay=True)
+
+
+def _safe_cursor(missed: Missed, history: "Sequence[EncodedNotification]") -> int:
+    """Give the cursor that a client may keep at once: just before what follows, or the newest when nothing does.
+
+    A client that kept the newest number here and lost its connection in the middle of the replay would, by its next
+    Hello, claim to have what it never got.
+    """
+    return history[0].envelope.sequence - 1 if history else missed.cursor
 
 
 async def _run_replay(

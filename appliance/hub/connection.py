@@ -88,9 +88,16 @@ class Connection:
         if session is None:
             self.report_cut(device_id, [notification.id], "disconnected")
         elif session.replay is None:
-            self.send_full(session, notification, is_measured=True)
+            self._offer_live(session, notification)
         elif not session.replay.hold(notification):
             self.report_cut(device_id, [notification.id], "replay_overflow")
+
+    def _offer_live(self, session: Session, notification: EncodedNotification) -> None:
+        if not session.is_behind_history(notification.envelope.sequence):
+            self.send_full(session, notification, is_measured=True)
+        elif not session.was_in_history(notification.id):
+            # Sending it now would break the order; the client was told that its history is not complete.
+            self.report_cut(session.device_id, [notification.id], "history_passed")
 
     def offer_plain(self, notification: EncodedNotification) -> None:
         """Send in the plain dialect, unless the client has said Hello meanwhile or is gone."""

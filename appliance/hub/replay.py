@@ -3,7 +3,8 @@
 The device is seated *before* its history is loaded, so a notification is in the history, or it is offered live, or
 both: it can never fall between. While the replay runs, live offers are held here. Held offers that the history already
 brought are dropped by id (not by sequence number: an offer is a promise to the engine, and only the very same one keeps
-it).
+it). An offer of the same may also come when the session is live already, since the disk knows what is committed before
+the engine offers it: the session remembers the ids and the end of its history for that.
 
 Overflow rule: when the list of held offers is full, the offer is refused and another round of history, from the newest
 sequence number known, is owed before the session may go live. History holds everything committed, so nothing is lost.
@@ -11,6 +12,7 @@ sequence number known, is owed before the session may go live. History holds eve
 
 from collections import deque
 from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from appliance.hub.messages import EncodedNotification
@@ -19,7 +21,7 @@ from appliance.hub.messages import EncodedNotification
 class Replay:
     """The state of one session's replay. No input, no output, no time."""
 
-    __slots__ = ("_held", "_is_round_owed", "_most_held", "_sent_ids", "cursor")
+    __slots__ = ("_held", "_is_round_owed", "_most_held", "_sent_ids", "cursor", "end")
 
     def __init__(self, most_held: int, cursor: int | None) -> None:
         self._most_held = most_held
@@ -27,6 +29,8 @@ class Replay:
         self._sent_ids: set[UUID] = set()
         self._is_round_owed = False
         self.cursor = cursor
+        self.end = 0
+        """The user's newest sequence number that the history loaded so far reaches to."""
 
     def hold(self, notification: EncodedNotification) -> bool:
         """Keep a live offer for later; False when the list is full, and then a round is owed."""
@@ -49,6 +53,11 @@ class Replay:
     def note_sent(self, notification_id: UUID) -> None:
         """A notification of the history is on its way."""
         self._sent_ids.add(notification_id)
+
+    @property
+    def sent_ids(self) -> AbstractSet[UUID]:
+        """The ids of everything that was sent during the replay."""
+        return self._sent_ids
 
     @property
     def is_round_owed(self) -> bool:

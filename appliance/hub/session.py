@@ -1,5 +1,6 @@
 """A session: a connection whose client has said Hello, and so speaks for a device and may acknowledge."""
 
+from collections.abc import Set as AbstractSet
 from uuid import UUID
 
 from appliance.hub.limits import HubLimits
@@ -15,6 +16,8 @@ class Session:
     """
 
     __slots__ = (
+        "_history_end",
+        "_history_ids",
         "_most_held",
         "_most_remembered",
         "_offered_at",
@@ -40,6 +43,8 @@ class Session:
         self._most_remembered = limits.offers_remembered
         self._most_held = limits.replay_pending
         self._offered_at: dict[UUID, float] = {}
+        self._history_end = 0
+        self._history_ids: AbstractSet[UUID] = frozenset()
 
     def begin_replay(self, cursor: int | None) -> Replay:
         """Hold live offers back from now on, until `go_live`."""
@@ -48,8 +53,26 @@ class Session:
 
     def go_live(self) -> None:
         """The replay is over: offers go straight to the client, and the layers above are about to be told."""
+        if self.replay is not None:
+            self._history_end = self.replay.end
+            self._history_ids = self.replay.sent_ids
         self.replay = None
         self.is_announced = True
+
+    def is_behind_history(self, sequence: int) -> bool:
+        """Tell whether the history went past this place in the user's order already.
+
+        History is read from the disk and may be ahead of the offers: what was committed a moment ago is in it, and its
+        offer follows. Offers come in order, so with the first one beyond the history the rest of it is forgotten.
+        """
+        if sequence <= self._history_end:
+            return True
+        self._history_ids = frozenset()
+        return False
+
+    def was_in_history(self, notification_id: UUID) -> bool:
+        """Tell whether the history has brought this one; only meaningful where `is_behind_history`."""
+        return notification_id in self._history_ids
 
     def window_s(self, most_s: float) -> float:
         """Tell how long to wait for an acknowledgement; `most_s` while a replay still stands in front of it."""

@@ -107,7 +107,7 @@ class TestHello:
         missed = [server.backend.add_notification(ALICE) for _ in range(2)]
         async with open_hub(server.ws) as client:
             answer = await client.say_hello(cursor=0, label="Kitchen", platform="web")
-            assert answer == {"deviceId": str(server.device()), "cursor": 2, "complete": True, "missed": 2}
+            assert answer == {"deviceId": str(server.device()), "cursor": 0, "complete": True, "missed": 2}
             told = [(await client.next_notification())["id"] for _ in missed]
             assert told == [str(notification.id) for notification in missed]
             for notification_id in told:

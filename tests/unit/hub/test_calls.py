@@ -113,12 +113,21 @@ class TestHello:
         answer, *rest = wire.take()
         assert answer["result"] == {
             "deviceId": str(house.device()),
-            "cursor": 3,
+            "cursor": 1,
             "complete": True,
             "missed": 2,
         }
         house.offer(connection, house.backend.add_notification(USER))
         assert sequences(rest + wire.take()) == [2, 3, 4]
+
+    async def test_the_cursor_in_the_answer_claims_nothing_that_has_not_arrived_yet(self, house: House) -> None:
+        for _ in range(3):
+            house.backend.add_notification(USER)
+        _, wire = await house.greet(cursor=1)
+        first, *missed = wire.take()
+        assert first["result"]["cursor"] == 1
+        _, wire = await house.greet(cursor=sequences(missed)[-1])
+        assert wire.take()[0]["result"]["cursor"] == 3
 
     async def test_an_incomplete_history_is_told_plainly(self, house: House) -> None:
         house.backend.complete = False
@@ -126,7 +135,7 @@ class TestHello:
         _, wire = await house.greet(cursor=0)
         assert wire.take()[0]["result"] | {"deviceId": ""} == {
             "deviceId": "",
-            "cursor": 1,
+            "cursor": 0,
             "complete": False,
             "missed": 1,
         }

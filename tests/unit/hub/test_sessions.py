@@ -46,6 +46,46 @@ class TestOneSessionADevice:
         assert ending_of(phone) is None
 
 
+class TestOffersBehindTheHistory:
+    """A notification is committed, a device says Hello and reads it from the disk, and only then it is offered.
+
+    It was once sent a second time in that case, and behind ones with higher numbers.
+    """
+
+    async def test_an_offer_of_what_the_history_brought_is_kept_but_not_sent_again(self, house: House) -> None:
+        notifications = [house.backend.add_notification(USER) for _ in range(3)]
+        connection, wire = await house.greet(cursor=0)
+        assert sequences(wire.take()) == [1, 2, 3]
+        for notification in notifications:
+            house.offer(connection, notification)
+        await settle()
+        assert wire.take() == []
+        assert [notice[0] for notice in house.backend.notices] == ["connected"]
+
+    async def test_offers_beyond_the_history_go_on_as_ever(self, house: House) -> None:
+        house.backend.add_notification(USER)
+        connection, wire = await house.greet(cursor=0)
+        wire.take()
+        for _ in range(2):
+            house.offer(connection, house.backend.add_notification(USER))
+        assert sequences(wire.take()) == [2, 3]
+
+    async def test_what_the_history_left_out_is_not_sent_late_but_handed_on(self, house: House) -> None:
+        left_out, _ = (house.backend.add_notification(USER) for _ in range(2))
+        connection, wire = await house.greet(cursor=1)
+        assert sequences(wire.take()) == [2]
+        house.offer(connection, left_out)
+        await settle()
+        assert wire.take() == []
+        assert house.backend.notices[-1] == ("cut", house.device(), (left_out.id,), "history_passed")
+
+    async def test_a_cursor_from_lost_data_holds_no_offer_back(self, house: House) -> None:
+        connection, wire = await house.greet(cursor=900)
+        wire.take()
+        house.offer(connection, house.backend.add_notification(USER))
+        assert sequences(wire.take()) == [1]
+
+
 class TestAcknowledgements:
     async def test_one_is_recorded_with_its_round_trip_and_answered_true(self, house: House) -> None:
         connection, wire = await house.greet()
