@@ -264,7 +264,7 @@ class DeliveryEngine:
                 reason=why,
             )
             if window.expires_at <= now:
-                self._moves.append(Move(window.delivery_id, None, attempt))
+                self._moves.append(Move(window.delivery_id, None, attempt, due_at=now))
                 self._moves.append(Move(window.delivery_id, Event.EXPIRE))
             else:
                 due_at = now if window.has_remote else window.expires_at

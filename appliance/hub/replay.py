@@ -47,7 +47,7 @@ class Replay:
     def choose_fresh(self, history: Iterable[EncodedNotification], cursor: int) -> list[EncodedNotification]:
         """Take a loaded round; give what of it is still to be sent."""
         # Not the larger of the two: a client's cursor may come from a database that is no more.
-        self.cursor = cursor
+        self.cursor = self.end = cursor
         return [notification for notification in history if notification.id not in self._sent_ids]
 
     def note_sent(self, notification_id: UUID) -> None:

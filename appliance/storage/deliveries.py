@@ -67,7 +67,8 @@ class Due:
 def move_job(moves: Sequence[Move], now: datetime) -> Job[list[bool]]:
     """Make the job that applies the moves in order; tells for each whether its guard held.
 
-    An attempt is recorded even where the guard did not hold: a late acknowledgement is still a fact.
+    An attempt is recorded even where the guard did not hold: a late acknowledgement is still a fact. Only that nobody
+    answered is not recorded of a delivery that is settled.
     """
 
     def job(transaction: Transaction) -> list[bool]:
@@ -298,10 +299,15 @@ def _apply(transaction: Transaction, move: Move, now: datetime) -> bool:
             > 0
         )
     elif move.due_at is not None:
-        transaction.execute(
-            "UPDATE delivery SET due_at = ? WHERE id = ? AND settled_at IS NULL", (move.due_at, move.delivery_id)
+        held = (
+            transaction.execute(
+                "UPDATE delivery SET due_at = ? WHERE id = ? AND settled_at IS NULL", (move.due_at, move.delivery_id)
+            )
+            > 0
         )
-    if move.attempt is not None:
+    # A window that passed tells nothing about a delivery that was answered before the offer was even made: its replay
+    # was quicker.
+    if move.attempt is not None and (held or move.attempt.outcome is not OutcomeKind.UNANSWERED):
         _record(transaction, move.delivery_id, move.attempt)
     return held
 
