@@ -35,6 +35,7 @@ from appliance.client_call import (
     user_agent,
 )
 from appliance.client_calls import (
+    InboxEntry,
     PriorityName,
     Push,
     PushOptions,
@@ -43,6 +44,8 @@ from appliance.client_calls import (
     SentMany,
     batch_call,
     bulk_call,
+    inbox_call,
+    read_inbox,
     read_sent,
     read_sent_many,
     send_call,
@@ -75,6 +78,7 @@ __all__ = [
     "ClientError",
     "Conflict",
     "Delivery",
+    "InboxEntry",
     "InvalidRequest",
     "NotAllowed",
     "NotFound",
@@ -136,7 +140,7 @@ class _Face:
 
 
 class CarillonClient(_Face):
-    """One app's access to one server, for blocking code. Share it between threads; `close` it at the end.
+    """One app's (or person's) access to one server, for blocking code. Share it between threads; `close` it at the end.
 
     `client_id` and `client_secret` are the app's; `patience` bounds every call (30 s in all, 10 s a try). Every call
     raises a `ClientError` when it fails.
@@ -184,6 +188,10 @@ class CarillonClient(_Face):
     def withdraw(self, notification_id: str | UUID) -> Withdrawal:
         """Take back what has not been shown yet."""
         return self._run(withdraw_call(notification_id), read_withdrawal)
+
+    def inbox(self, limit: int = 50) -> tuple[InboxEntry, ...]:
+        """Read the newest notifications of the person this client acts as, newest first; at most 200."""
+        return self._run(inbox_call(limit), read_inbox)
 
     def access_token(self, refused: str | None = None) -> str:
         """Give a bearer token that is good for a while, and is not the `refused` one."""
@@ -289,6 +297,10 @@ class AsyncCarillonClient(_Face):
     async def withdraw(self, notification_id: str | UUID) -> Withdrawal:
         """Take back what has not been shown yet."""
         return await self._run(withdraw_call(notification_id), read_withdrawal)
+
+    async def inbox(self, limit: int = 50) -> tuple[InboxEntry, ...]:
+        """Read the newest notifications of the person this client acts as, newest first; at most 200."""
+        return await self._run(inbox_call(limit), read_inbox)
 
     async def access_token(self, refused: str | None = None) -> str:
         """Give a bearer token that is good for a while, and is not the `refused` one."""

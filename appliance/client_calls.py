@@ -15,6 +15,7 @@ SEND: Final = "/push/send"
 BULK: Final = "/push/send/bulk"
 BATCH: Final = "/push/send/batch"
 NOTIFICATIONS: Final = "/push/notifications"
+INBOX: Final = "/account/notifications"
 
 
 class Push(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -51,6 +52,27 @@ class SentMany(msgspec.Struct, frozen=True):
 
     notification_ids: tuple[str, ...]
     quota: Quota | None = None
+
+
+class InboxEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A notification as its user reads it in the inbox; `sequence` counts the user's notifications."""
+
+    id: str
+    app_id: str
+    app_name: str
+    type: str
+    title: str
+    body: str
+    data: dict[str, object]
+    priority: PriorityName
+    sequence: int
+    sent_at: datetime
+    expires_at: datetime
+    read_at: datetime | None = None
+
+
+class _Inbox(msgspec.Struct, frozen=True):
+    notifications: tuple[InboxEntry, ...]
 
 
 class PushOptions(TypedDict, total=False):
@@ -96,6 +118,10 @@ def withdraw_call(notification_id: str | UUID) -> Call:
     return Call("DELETE", f"{NOTIFICATIONS}/{_id(notification_id)}")
 
 
+def inbox_call(limit: int) -> Call:
+    return Call("GET", f"{INBOX}?limit={limit}")
+
+
 def read_sent(reply: Reply) -> Sent:
     sent = msgspec.json.decode(reply.content, type=Sent)
     return msgspec.structs.replace(sent, quota=_quota(reply))
@@ -104,6 +130,10 @@ def read_sent(reply: Reply) -> Sent:
 def read_sent_many(reply: Reply) -> SentMany:
     sent = msgspec.json.decode(reply.content, type=SentMany)
     return msgspec.structs.replace(sent, quota=_quota(reply))
+
+
+def read_inbox(reply: Reply) -> tuple[InboxEntry, ...]:
+    return msgspec.json.decode(reply.content, type=_Inbox).notifications
 
 
 def make_idempotency_key() -> str:

@@ -10,20 +10,21 @@ import sys
 from argparse import Namespace
 from base64 import urlsafe_b64decode
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from appliance.cli.data_folder import become_owner
-from appliance.cli.demo_record import load_demo
 from appliance.cli.exits import CommandFailed, Exit
 from appliance.cli.screen import one_line, printable
 from appliance.cli.shown import shown_command
 from appliance.cli.who import UserAccess, demo_token, find_user_access
-from appliance.client import AsyncCarillonClient
+from appliance.client import AsyncCarillonClient, ClientError, Patience
 from appliance.client_cursor import FileCursor
 from appliance.client_hub import HubListener, HubNotification, HubRefused, Live, Lost
 
-_INDENT = " " * 10
+_INDENT: Final = " " * 10
+_NAME_WITHIN_S: Final = 2.0
 
 
 def run(args: Namespace) -> int:
@@ -45,60 +46,47 @@ async def _listen(args: Namespace, access: UserAccess) -> None:
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    async with _Identity(args, access) as identity:
+    async with _client_of(args.data, access) as client:
         name = args.device or socket.gethostname() or "terminal"
-        place = _cursor_file(args.data, access, identity.who(await identity.token(None)), name)
+        place = _cursor_file(args.data, access, _who(args, access), name)
         listener = HubListener(
             access.url,
-            identity.token,
+            client.access_token,
             device_id=f"carillon-listen:{name}"[:128],
             label=name[:100],
             cursor=FileCursor(place),
             acknowledges=not args.no_ack,
             on_state=_tell_state,
         )
-        show = _show_json if args.json else _Printer(_known_apps(args.data)).show
+        show = _show_json if args.json else _Printer(client).show
         async with listener:
             async for notification in listener:
-                show(notification)
+                await show(notification)
                 if args.once:
                     await listener.acknowledge(notification)
                     return
 
 
-class _Identity:
-    """Where the bearer comes from, and whose it is."""
+def _client_of(folder: Path, access: UserAccess) -> AsyncCarillonClient:
+    if access.username:
+        # Short: the listener itself tries again for ever, and tells each time why.
+        patience = Patience(deadline_s=6, attempt_s=5)
+        return AsyncCarillonClient.for_user(access.url, access.username, access.password.reveal(), patience=patience)
+    if access.is_demo:
+        return AsyncCarillonClient.with_token(access.url, lambda: demo_token(folder))
+    return AsyncCarillonClient.with_token(access.url, access.token.reveal)
 
-    def __init__(self, args: Namespace, access: UserAccess) -> None:
-        self._access = access
-        self._folder: Path = args.data
-        self._client: AsyncCarillonClient | None = None
-        if access.username:
-            self._client = AsyncCarillonClient.for_user(access.url, access.username, access.password.reveal())
 
-    async def __aenter__(self) -> "_Identity":
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-
-    async def token(self, refused: str | None) -> str:
-        """Give a bearer; one from outside is what it is, a person's own is renewed in time."""
-        if self._client is not None:
-            return await self._client.access_token(refused)
-        if self._access.is_demo:
-            return demo_token(self._folder)
-        return self._access.token.reveal()
-
-    def who(self, token: str) -> str:
-        """Name the person behind a token, so that each has a cursor of their own."""
-        try:
-            middle = token.split(".")[1]
-            claims = json.loads(urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
-            return str(claims["sub"])
-        except (IndexError, ValueError, KeyError, TypeError):
-            return self._access.username or hashlib.sha256(token.encode()).hexdigest()
+def _who(args: Namespace, access: UserAccess) -> str:
+    """Name the person who listens, so that each has a cursor of their own; no server is asked, nothing is trusted."""
+    if access.username:
+        return access.username
+    token = demo_token(args.data) if access.is_demo else access.token.reveal()
+    try:
+        middle = token.split(".")[1]
+        return str(json.loads(urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))["sub"])
+    except (IndexError, ValueError, KeyError, TypeError):
+        return hashlib.sha256(token.encode()).hexdigest()
 
 
 def _cursor_file(folder: Path, access: UserAccess, who: str, device: str) -> Path:
@@ -111,29 +99,36 @@ def _cursor_file(folder: Path, access: UserAccess, who: str, device: str) -> Pat
     return place / f"listen-{key}.json"
 
 
-def _known_apps(folder: Path) -> dict[str, str]:
-    demo = load_demo(folder)
-    return {} if demo is None else {demo.client_id: "Demo"}
-
-
-def _show_json(notification: HubNotification) -> None:
+async def _show_json(notification: HubNotification) -> None:
     print(msgspec.json.encode(notification).decode(), flush=True)
 
 
 class _Printer:
-    """Prints notifications for people."""
+    """Prints notifications for people. The hub tells an app's id; its name is looked up once, in the inbox."""
 
-    def __init__(self, app_names: dict[str, str]) -> None:
-        self._app_names = app_names
+    def __init__(self, client: AsyncCarillonClient) -> None:
+        self._client = client
+        self._app_names: dict[str, str] = {}
 
-    def show(self, notification: HubNotification) -> None:
-        app = self._app_names.get(notification.app_id, notification.app_id)
+    async def show(self, notification: HubNotification) -> None:
+        app = await self._name_of(notification.app_id)
         lines = [f"{notification.sent_at.astimezone():%H:%M:%S}  {one_line(app)}  {one_line(notification.title)}"]
         lines += [f"{_INDENT}{line}" for line in printable(notification.body).splitlines()]
         for name, value in notification.data.items():
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
             lines.append(f"{_INDENT}{one_line(name)}: {one_line(text)}")
         print("\n".join(lines), flush=True)
+
+    async def _name_of(self, app_id: str) -> str:
+        if app_id not in self._app_names:
+            try:
+                async with asyncio.timeout(_NAME_WITHIN_S):
+                    entries = await self._client.inbox()
+            except (ClientError, TimeoutError):
+                return app_id
+            self._app_names.update((entry.app_id, entry.app_name) for entry in entries)
+            self._app_names.setdefault(app_id, app_id)
+        return self._app_names[app_id]
 
 
 def _tell_state(state: Live | Lost) -> None:

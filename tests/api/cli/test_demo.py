@@ -223,6 +223,18 @@ def test_a_listener_comes_back_after_the_server_was_killed(demo: Demo) -> None:
     listening.end()
 
 
+def test_a_listener_is_told_of_a_restart_and_comes_back(demo: Demo) -> None:
+    listening = demo.listen("--device", "patient", "--json")
+    listening.until("connected")
+    assert demo.running.stop() == 0
+    assert "The server is restarting." in listening.until("The server")
+    demo.running.start()
+    listening.until("connected")
+    demo.carillon("send", "After the restart", "There")
+    assert json.loads(listening.line())["title"] == "After the restart"
+    listening.end()
+
+
 def test_a_second_listener_of_the_same_name_ends_the_first_with_a_hint(demo: Demo) -> None:
     first = demo.listen("--device", "twin")
     first.until("connected")
@@ -260,6 +272,17 @@ def test_a_user_listens_by_name_and_password_from_another_folder(demo: Demo) -> 
     listening.end()
     # The cursor is in the user's own state folder.
     assert list((demo.home / ".local" / "state" / "carillon").glob("listen-*.json"))
+
+
+def test_a_server_that_is_not_there_yet_is_waited_for(demo: Demo, tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "appliance.cli", "--data", str(tmp_path / "none"), "listen"]
+    nowhere = Listening(
+        [*program, "--url", "http://127.0.0.1:1", "--username", "anna"],
+        {**demo.environment, "CARILLON_PASSWORD": "whatever it is"},
+    )
+    assert "does not answer" in nowhere.until("http://127.0.0.1:1")
+    assert nowhere.end()[0] == ""
+    assert nowhere.process.returncode == Exit.DONE
 
 
 def test_refusals_are_one_line_and_name_the_field(demo: Demo) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from appliance.cli.exits import Exit
 from appliance.cli.instance import Instance, find_running
+from tests.doubles.certificates import Authority
 
 ROOT = Path(__file__).parents[3]
 DEADLINE_S = 30.0
@@ -188,6 +190,31 @@ def test_an_ipv6_address_is_served(folder: Path) -> None:
     assert serving.until_ready().local_url.startswith("http://[::1]:")
     serving.end(signal.SIGTERM)
     assert serving.process.returncode == Exit.DONE
+
+
+def test_with_a_certificate_it_serves_https_from_tls_1_2_on(folder: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    authority.server_tls("127.0.0.1")
+    (pem,) = tmp_path.glob("*.pem")
+    serving = Serving(folder, "--host", "127.0.0.1", "--port", "0", TLS_CERT=str(pem), TLS_KEY=str(pem))
+    deadline = time.monotonic() + DEADLINE_S
+    while (instance := find_running(folder)) is None or not _accepts(instance.port):
+        assert serving.process.poll() is None, serving.end()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert instance.local_url.startswith("https://127.0.0.1:")
+    for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):
+        tls = authority.trust(ssl.create_default_context())
+        tls.minimum_version = tls.maximum_version = version
+        reply = httpx.get(f"{instance.local_url}/health/ready", verify=tls, trust_env=False)
+        assert reply.status_code == 200
+    serving.end(signal.SIGTERM)
+    assert serving.process.returncode == Exit.DONE
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as visitor:
+        return visitor.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_the_setup_link_stands_alone_on_the_last_line_and_works_once(serving: Serving, folder: Path) -> None:

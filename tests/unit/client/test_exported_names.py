@@ -19,6 +19,7 @@ def test_the_client_exports_exactly_these_names() -> None:
         "ClientError",
         "Conflict",
         "Delivery",
+        "InboxEntry",
         "InvalidRequest",
         "NotAllowed",
         "NotFound",
