@@ -70,7 +70,7 @@ async def _make(settings: Settings, base_url: str, before: DemoRecord | None) ->
             )
         admin_password = await _admin_password(identity, before)
         client_id, client_secret = await _app(identity, settings, before)
-        users = [await _user(identity, name, client_id) for name in USERS]
+        users = [await _user(identity, name, client_id, Secret(admin_password)) for name in USERS]
         tokens = [(await identity.issue_user_token(user, TOKEN_LIFETIME)).token.reveal() for user in users]
         return DemoRecord(
             base_url=base_url,
@@ -121,10 +121,22 @@ async def _switch_push_on(identity: Identity, settings: Settings, app_id: UUID) 
     await identity.database.write(change_push_config_job(app_id, change, actor="cli", address="", now=now))
 
 
-async def _user(identity: Identity, name: str, app_id: UUID) -> UUID:
-    user = await identity.find_user(name) or await identity.create_user(name, None)
+async def _user(identity: Identity, name: str, app_id: UUID, password: Secret) -> UUID:
+    # The demo has one password for everybody, so that the web page can be opened as the one who is sent to.
+    user = await identity.find_user(name)
+    if user is None:
+        user = await identity.create_user(name, password)
+    else:
+        await _keep_password(identity, user.id, name, password)
     await identity.enrol_user(user.id, app_id)
     return user.id
+
+
+async def _keep_password(identity: Identity, user_id: UUID, name: str, password: Secret) -> None:
+    try:
+        await identity.sign_in(name, password, _THIS_MACHINE)
+    except Unauthorized:
+        await identity.set_password(user_id, password)
 
 
 def _explain(command: str, demo: DemoRecord) -> str:
@@ -133,6 +145,7 @@ def _explain(command: str, demo: DemoRecord) -> str:
         f"    {command} listen\n\n"
         f"Send, as the demo app, from a second terminal:\n\n"
         f'    {command} send "Hello" "Your first notification"\n\n'
-        f"Open the web page (user name {demo.admin_username}, password {demo.admin_password}):\n\n"
+        f"Open the web page; sign in as {USERS[0]}, who is sent to, or as {demo.admin_username}, "
+        f"with the password {demo.admin_password}\n\n"
         f"    {command} open"
     )

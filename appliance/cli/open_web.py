@@ -19,7 +19,7 @@ def run(args: Namespace) -> int:
     demo = load_demo(folder)
     if args.url is None and demo is not None:
         url = demo.base_url
-        print(f"Sign in as {demo.admin_username} with the password {demo.admin_password}", file=sys.stderr)
+        print(f"Sign in as demo or {demo.admin_username} with the password {demo.admin_password}", file=sys.stderr)
     else:
         url = people_url(args.url, folder, load_settings(folder))
     print(f"{url}/", flush=True)

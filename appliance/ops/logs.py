@@ -13,5 +13,5 @@ def set_up_logging(settings: Settings) -> None:
     root.handlers[:] = [make_log_handler(sys.stderr, as_json=settings.log_format == "json")]
     root.setLevel(settings.log_level.upper())
     # These tell at "info" what Carillon's own events tell better.
-    for noisy in ("_granian", "granian", "httpx", "httpcore", "websockets", "asyncio"):
+    for noisy in ("_granian", "granian", "httpx", "httpcore", "websockets", "asyncio", "piccolo"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
