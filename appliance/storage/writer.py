@@ -21,6 +21,7 @@ the thread itself should ever end by a fault, whoever waits or comes later gets 
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ T = TypeVar("T")
 
 MAX_GROUP = 256
 MAX_WAITING = 20_000
+REFUSALS_LOGGED_EVERY_S = 10.0
 
 
 class Transaction(Protocol):
@@ -106,6 +108,8 @@ class Writer:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._refused_jobs = 0
+        self._refusal_logged_at = -REFUSALS_LOGGED_EVERY_S
         self.groups = 0
         self.jobs = 0
 
@@ -205,10 +209,18 @@ class Writer:
                 logger.exception("writer_group_failed")
                 refusal = Unavailable("The database refused the write; nothing was accepted.")
             else:
-                logger.error("writer_group_refused", extra={"code": refusal.code, "jobs": len(group)})
+                self._log_refusal(refusal, len(group))
             connection.rollback()
             for pending in group:
                 pending.error = refusal
+
+    def _log_refusal(self, refusal: CarillonError, jobs: int) -> None:
+        # A full disk refuses every group: telling each of them would flood the log, which may be on that very disk.
+        self._refused_jobs += jobs
+        now = time.monotonic()
+        if now - self._refusal_logged_at >= REFUSALS_LOGGED_EVERY_S:
+            logger.error("writer_group_refused", extra={"code": refusal.code, "jobs": self._refused_jobs})
+            self._refusal_logged_at, self._refused_jobs = now, 0
 
     def _refuse_all(self, loop: asyncio.AbstractEventLoop, unfinished: list[_Pending]) -> None:
         with self._wake:
