@@ -1,6 +1,7 @@
 """Carillon, a self-hosted push-notification appliance.
 
-Owns everything that runs: HTTP surface, hub, delivery, storage, command line. Imports `wizard` only in `asgi` and `cli`.
+Owns everything that runs: HTTP surface, hub, delivery, storage, command line.
+Guarantees that what was answered with 202 is kept and told about. Imports `wizard` only in `asgi` and `cli`.
 """
 
 __version__ = "0.1.0"

@@ -15,9 +15,9 @@ until the nearest of: a hand-over, a passed acknowledgement window, a due row, a
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 from uuid import UUID
 
 from appliance.channels.contract import ChannelName
@@ -30,7 +30,7 @@ from appliance.domain.clock import Clock
 from appliance.domain.errors import Unavailable
 from appliance.domain.ladder import Event
 from appliance.domain.outcome import OutcomeKind
-from appliance.hub.hub import Hub
+from appliance.hub.hub import Offered
 from appliance.hub.messages import EncodedNotification
 from appliance.storage.database import Database
 from appliance.storage.deliveries import (
@@ -60,10 +60,20 @@ LONGEST_SLEEP_S: Final = 30.0
 PAUSE_AFTER_FAULT_S: Final = 1.0
 
 
+class LiveConnections(Protocol):
+    """What the engine needs of the hub; neither call ever blocks."""
+
+    def offer(self, notification: EncodedNotification, device_ids: Sequence[UUID]) -> Mapping[UUID, Offered]: ...
+
+    def offer_plain(self, user_id: UUID, notification: EncodedNotification) -> int: ...
+
+
 class DeliveryEngine:
     """Runs every delivery from accepted to settled. `run` is the one task; everything else is called on its loop."""
 
-    def __init__(self, database: Database, hub: Hub, channels: ChannelSet, remote: RemoteTries, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, hub: LiveConnections, channels: ChannelSet, remote: RemoteTries, clock: Clock
+    ) -> None:
         self._database = database
         self._hub = hub
         self._channels = channels

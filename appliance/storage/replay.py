@@ -41,13 +41,13 @@ _COLUMNS = (
 )
 
 _AFTER_CURSOR = (
-    f"SELECT {_COLUMNS} FROM notification n JOIN device v ON v.id = ? "  # noqa: S608 - a constant
+    f"SELECT {_COLUMNS} FROM notification n JOIN device v ON v.id = ? "
     'WHERE n."user" = ? AND n.sequence > ? AND n.state = ? AND n.expires_at > ? AND (v.app IS NULL OR v.app = n.app) '
     "ORDER BY n.sequence DESC LIMIT ?"
 )
 
 _STILL_OPEN = (
-    f"SELECT {_COLUMNS} FROM delivery d JOIN notification n ON n.id = d.notification "  # noqa: S608 - a constant
+    f"SELECT {_COLUMNS} FROM delivery d JOIN notification n ON n.id = d.notification "
     'WHERE d.device = ? AND d.settled_at IS NULL AND n."user" = ? AND n.state = ? AND n.expires_at > ? '
     "ORDER BY n.sequence DESC LIMIT ?"
 )

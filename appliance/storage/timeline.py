@@ -119,7 +119,7 @@ async def _load_attempts(database: Database, delivery_ids: Sequence[UUID]) -> di
     if not delivery_ids:
         return attempts
     for row in await database.read(
-        "SELECT delivery, number, channel, started_at, latency_ms, outcome, code, reason FROM attempt "  # noqa: S608
+        "SELECT delivery, number, channel, started_at, latency_ms, outcome, code, reason FROM attempt "
         f"WHERE delivery IN ({marks(len(delivery_ids))}) ORDER BY delivery, number LIMIT ?",
         (*delivery_ids, MAX_ATTEMPTS),
     ):

@@ -1,11 +1,14 @@
 """Whose word about the client counts."""
 
+from typing import Any
+
 from appliance.asgi import Application
 from appliance.ops.metrics import RequestCounter
 
 
 async def _seen(client, *, trusted):
-    seen = {}
+    seen: dict[str, Any] = {}
+    absent: Any = None
 
     async def served(scope, receive, send):
         seen.update(client=scope["client"][0], scheme=scope["scheme"])
@@ -13,9 +16,9 @@ async def _seen(client, *, trusted):
     async def nothing(*_):
         return None
 
-    application = Application(served, None, None, RequestCounter(), trusted_proxies=trusted)
+    application = Application(served, absent, absent, RequestCounter(), trusted_proxies=trusted)
     headers = [(b"x-forwarded-for", b"203.0.113.7"), (b"x-forwarded-proto", b"https")]
-    scope = {"type": "http", "scheme": "http", "path": "/", "client": (client, 1), "headers": headers}
+    scope: Any = {"type": "http", "scheme": "http", "path": "/", "client": (client, 1), "headers": headers}
     await application.asgi(scope, nothing, nothing)
     return seen
 

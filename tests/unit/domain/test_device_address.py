@@ -53,7 +53,7 @@ def test_the_same_installation_gives_the_same_text_however_it_is_written():
     ],
 )
 def test_a_broken_subscription_is_refused_with_its_field(subscription):
-    with pytest.raises(InvalidField, match="push_token|endpoint|P-256|authentication"):
+    with pytest.raises(InvalidField, match=r"push_token|endpoint|P-256|authentication"):
         parse_address(Platform.WEB, subscription)
 
 
