@@ -125,7 +125,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         engine = DeliveryEngine(database, hub, channels, remote, clock)
         backend.attach(engine)
         identity.watch(hub)
-        probe = HealthProbe(database, settings.data_dir)
+        probe = HealthProbe(database, settings.data_dir, lambda: engine.is_running)
         requests = RequestCounter()
         collector = ApplianceCollector(hub, engine, database.writer, requests)
         pages = Pages()
@@ -151,10 +151,12 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         housekeeper = Housekeeper(database, clock, retention=timedelta(days=settings.retention_days))
         if database.is_sqlite:
             await engine.recover()
-        async with litestar.lifespan(), _running(engine, housekeeper, seen):
-            served = Authentication(litestar, identity)
-            yield Application(served, hub, probe, requests, trusted_proxies=settings.trusted_proxies)
-        await channels.close()
+        try:
+            async with litestar.lifespan(), _running(engine, housekeeper, seen):
+                served = Authentication(litestar, identity)
+                yield Application(served, hub, probe, requests, trusted_proxies=settings.trusted_proxies)
+        finally:
+            await channels.close()
 
 
 @asynccontextmanager

@@ -67,6 +67,8 @@ class LiveConnections(Protocol):
 
     def offer_plain(self, user_id: UUID, notification: EncodedNotification) -> int: ...
 
+    def close_device(self, device_id: UUID, reason: str, *, allow_reconnect: bool = False) -> None: ...
+
 
 class DeliveryEngine:
     """Runs every delivery from accepted to settled. `run` is the one task; everything else is called on its loop."""
@@ -86,6 +88,12 @@ class DeliveryEngine:
         self._look_at: datetime | None = None
         self._look_now = True
         self._is_stopping = False
+        self._is_running = False
+
+    @property
+    def is_running(self) -> bool:
+        """Whether deliveries are being worked on; readiness needs it."""
+        return self._is_running
 
     @property
     def plan(self) -> Plan:
@@ -143,8 +151,15 @@ class DeliveryEngine:
 
     async def run(self) -> None:
         """Run until `stop`. A fault of the database is logged and waited out; nothing is lost by it."""
+        self._is_running = True
+        try:
+            await self._run()
+        finally:
+            self._is_running = False
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            self._remote.use(group, self.wake)
+            self._remote.use(group, on_free=self.wake, on_retired=self._retired)
             while not self._is_stopping:
                 try:
                     await self._step()
@@ -156,8 +171,14 @@ class DeliveryEngine:
                     logger.exception("engine_step_failed")
                     self._look_now = True
                     await asyncio.sleep(PAUSE_AFTER_FAULT_S)
-            await self._flush()
-            await self._remote.hand_back()
+            try:
+                await self._flush()
+            finally:
+                await self._remote.hand_back()
+
+    def _retired(self, device_id: UUID) -> None:
+        # Its live session would be offered nothing any more and not know it; coming back, it is a device again.
+        self._hub.close_device(device_id, "The push address of this device is dead.", allow_reconnect=True)
 
     def stop(self) -> None:
         """Ask `run` to end: claims are handed back, nothing new begins."""
@@ -167,11 +188,13 @@ class DeliveryEngine:
     async def _step(self) -> None:
         self._wake.clear()
         await self._offer_handed_over()
+        passed = self._windows.close_passed(self._clock.monotonic())
         self._pass(
-            self._windows.close_passed(self._clock.monotonic()),
+            [window for window in passed if window.acknowledges],
             code="no_acknowledgement",
             why="The device did not acknowledge in time.",
         )
+        self._settle_taken([window for window in passed if not window.acknowledges])
         await self._flush()
         if self._look_now or (self._look_at is not None and self._look_at <= self._clock.now()):
             await self._look()
@@ -220,7 +243,7 @@ class DeliveryEngine:
             offer = offered.get(delivery.device_id)
             if offer is None:
                 self._not_live(released, delivery, now, has_remote=has_remote)
-            elif offer.acknowledges:
+            elif offer.acknowledges or not has_remote:
                 self._windows.open(
                     Window(
                         delivery_id=delivery.id,
@@ -231,10 +254,13 @@ class DeliveryEngine:
                         deadline=now_mono + offer.deadline_s,
                         expires_at=released.expires_at,
                         has_remote=has_remote,
+                        acknowledges=offer.acknowledges,
                     )
                 )
             else:
-                self._taken_by_socket(delivery, now, has_remote=has_remote)
+                # It cannot acknowledge: the remote push goes in parallel, under the same id.
+                self._moves.append(Move(delivery.id, None, _taken_attempt(now), due_at=now))
+                self._look_now = True
 
     def _not_live(self, released: Released, delivery: PlannedDelivery, now: datetime, *, has_remote: bool) -> None:
         if released.expires_at <= now:
@@ -243,21 +269,11 @@ class DeliveryEngine:
             self._moves.append(Move(delivery.id, None, due_at=now))
             self._look_now = True
 
-    def _taken_by_socket(self, delivery: PlannedDelivery, now: datetime, *, has_remote: bool) -> None:
-        attempt = AttemptRow(
-            channel=ChannelName.HUB,
-            started_at=now,
-            latency_ms=None,
-            outcome=OutcomeKind.OFFERED,
-            code="offered",
-            reason="Written to the device's live connection, which does not acknowledge.",
-        )
-        if has_remote:
-            self._moves.append(Move(delivery.id, None, attempt, due_at=now))
-            self._look_now = True
-            return
-        self._moves.append(Move(delivery.id, Event.OFFER))
-        self._moves.append(Move(delivery.id, Event.PROVIDER_ACCEPTED, attempt))
+    def _settle_taken(self, windows: Sequence[Window]) -> None:
+        """Settle what a client without acknowledgements was offered and what was not cut in all that time."""
+        for window in windows:
+            self._moves.append(Move(window.delivery_id, Event.OFFER))
+            self._moves.append(Move(window.delivery_id, Event.PROVIDER_ACCEPTED, _taken_attempt(window.offered_at)))
 
     def _pass(self, windows: Sequence[Window], *, code: str, why: str) -> None:
         """Record that offers were not answered and let the next layer have them, or the device's next connection."""
@@ -315,7 +331,8 @@ class DeliveryEngine:
 
     def _upkeep_job(self, now: datetime) -> Job[tuple[tuple[Released, ...], int]]:
         """Release what is scheduled, open lapsed claims, expire: one transaction."""
-        release, lapse, expire = release_job(now, self.plan, DUE_PAGE), lapse_job(now), expire_job(now, EXPIRE_PAGE)
+        release, expire = release_job(now, self.plan, DUE_PAGE), expire_job(now, EXPIRE_PAGE)
+        lapse = lapse_job(now, self._remote.held)
 
         def job(transaction: Transaction) -> tuple[tuple[Released, ...], int]:
             lapse(transaction)
@@ -327,7 +344,9 @@ class DeliveryEngine:
         moves: list[Move] = []
         tries: list[Due] = []
         for delivery in due:
-            if delivery.device_retired:
+            if delivery.is_withdrawn:
+                moves.append(Move(delivery.id, Event.WITHDRAW))
+            elif delivery.device_retired:
                 moves.append(Move(delivery.id, Event.PROVIDER_GONE, _retired_attempt(now)))
             elif self._channels.channel_for(delivery.address_kind) is None:
                 moves.append(Move(delivery.id, None, due_at=delivery.expires_at))
@@ -337,6 +356,17 @@ class DeliveryEngine:
             await self._database.write(move_job(moves, now))
         started = await self._remote.start(tries, now)
         return bool(moves) or started > 0
+
+
+def _taken_attempt(offered_at: datetime) -> AttemptRow:
+    return AttemptRow(
+        channel=ChannelName.HUB,
+        started_at=offered_at,
+        latency_ms=None,
+        outcome=OutcomeKind.OFFERED,
+        code="offered",
+        reason="Written to the device's live connection, which does not acknowledge.",
+    )
 
 
 def _retired_attempt(now: datetime) -> AttemptRow:

@@ -37,6 +37,8 @@ class Housekeeper:
                 await self.tidy(self._clock.now())
             except CarillonError as refusal:
                 logger.warning("housekeeping_waits", extra={"code": refusal.code})
+            except Exception:
+                logger.exception("housekeeping_failed")
             try:
                 await asyncio.wait_for(self._stop.wait(), PAUSE_S)
             except TimeoutError:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from appliance.channels.contract import ChannelName
@@ -19,6 +19,8 @@ from appliance.storage.deliveries import AttemptRow, acknowledge_job, confirm_se
 from appliance.storage.replay import load_missed
 
 logger = logging.getLogger(__name__)
+
+SEEN_PAGE: Final = 200
 
 Authenticate = Callable[[str], Awaitable[Principal | None]]
 
@@ -136,7 +138,9 @@ class LiveBackend:
             code="cursor",
             reason="The device's cursor shows that it has it.",
         )
-        await self._database.write(confirm_seen_job(device_id, cursor, attempt, now))
+        # In pages: a client chooses its cursor, and nobody else's write shall wait for a long one.
+        while await self._database.write(confirm_seen_job(device_id, cursor, attempt, now, SEEN_PAGE)) == SEEN_PAGE:
+            continue
 
 
 def _latency_ms(window: Window | None, round_trip_s: float | None, now_mono: float) -> int | None:

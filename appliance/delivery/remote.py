@@ -18,6 +18,7 @@ from appliance.domain.ladder import event_of
 from appliance.domain.outcome import Gone, Misconfigured, Outcome, Retry, kind_of, reason_of
 from appliance.domain.retry import MISCONFIGURED_PAUSE, next_try_at
 from appliance.domain.secret import Secret
+from appliance.security.sealing import SealError
 from appliance.storage.database import Database
 from appliance.storage.deliveries import (
     AttemptRow,
@@ -28,6 +29,7 @@ from appliance.storage.deliveries import (
     move_job,
     retire_device_job,
 )
+from appliance.storage.writer import Transaction
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +54,22 @@ class RemoteTries:
         self._in_flight: dict[UUID, tuple[Channel, asyncio.Task[None]]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._on_free: Callable[[], None] = lambda: None
+        self._on_retired: Callable[[UUID], None] = lambda device_id: None
 
-    def use(self, group: asyncio.TaskGroup, on_free: Callable[[], None]) -> None:
-        """Run tries as tasks of this group and tell `on_free` when one has ended."""
+    def use(self, group: asyncio.TaskGroup, *, on_free: Callable[[], None], on_retired: Callable[[UUID], None]) -> None:
+        """Run tries as tasks of this group; tell `on_free` when one has ended, and which device was retired by one."""
         self._group = group
         self._on_free = on_free
+        self._on_retired = on_retired
 
     @property
     def in_flight(self) -> int:
         return len(self._in_flight)
+
+    @property
+    def held(self) -> list[UUID]:
+        """The deliveries that this process has in hand right now, whatever the wall clock says of their leases."""
+        return list(self._in_flight)
 
     def busy_kinds(self) -> frozenset[AddressKind]:
         """Give the kinds of address whose channel has no free slot."""
@@ -78,7 +87,10 @@ class RemoteTries:
         taken: dict[int, int] = {}
         for delivery in due:
             channel = self._channels.channel_for(delivery.address_kind)
-            if channel is None or taken.get(channel.name, 0) >= self._free(channel):
+            # A clock that jumped may show a lease as run out that this very process still holds.
+            if channel is None or delivery.id in self._in_flight:
+                continue
+            if taken.get(channel.name, 0) >= self._free(channel):
                 continue
             taken[channel.name] = taken.get(channel.name, 0) + 1
             chosen.append((delivery, channel))
@@ -112,11 +124,19 @@ class RemoteTries:
         except CarillonError as refusal:
             # The outcome could not be kept: the lease runs out and the try is repeated under the same id.
             logger.error("attempt_not_recorded", extra={"delivery": str(due.id), "code": refusal.code})
+        except Exception:
+            logger.exception("attempt_failed", extra={"delivery": str(due.id)})
         finally:
             self._in_flight.pop(due.id, None)
             self._on_free()
 
     async def _deliver(self, due: Due, channel: Channel) -> Outcome:
+        try:
+            address = self._open_address(due.address_sealed)
+        except SealError:
+            return Misconfigured(
+                "The stored address cannot be opened: SECRET_KEY is not the one it was sealed with.", code="sealed"
+            )
         push = Push(
             envelope=make_envelope(
                 id=due.notification_id,
@@ -130,7 +150,7 @@ class RemoteTries:
             app_id=due.app_id,
             device_id=due.device_id,
             platform=due.platform,
-            address=self._open_address(due.address_sealed),
+            address=address,
             timeout_s=TRY_TIMEOUT_S,
         )
         try:
@@ -159,9 +179,18 @@ class RemoteTries:
             due_at=self._next_try_at(due, outcome, now),
             provider_id=getattr(outcome, "provider_id", None),
         )
-        await self._database.write(move_job([move], now))
-        if isinstance(outcome, Gone):
-            await self._database.write(retire_device_job(due.device_id, outcome.evidence, now))
+        settle = move_job([move], now)
+        if not isinstance(outcome, Gone):
+            await self._database.write(settle)
+            return
+        retire = retire_device_job(due.device_id, outcome.evidence, now)
+
+        def job(transaction: Transaction) -> None:
+            settle(transaction)
+            retire(transaction)
+
+        await self._database.write(job)
+        self._on_retired(due.device_id)
 
     def _next_try_at(self, due: Due, outcome: Outcome, now: datetime) -> datetime | None:
         match outcome:

@@ -55,3 +55,5 @@ class SeenDevices:
         except CarillonError as refusal:
             # It is a courtesy, not a fact that anybody was promised.
             logger.warning("devices_seen_not_kept", extra={"devices": len(seen), "code": refusal.code})
+        except Exception:
+            logger.exception("devices_seen_not_kept", extra={"devices": len(seen)})

@@ -143,7 +143,7 @@ def _explain(state: DeliveryState, delivery: StoredDelivery, notification: Notif
         case DeliveryState.QUEUED:
             return "The device is not connected and no other way reaches it; it waits for the device to connect."
         case DeliveryState.OFFERED:
-            return "It was written to the device's live connection and waits for the device's acknowledgement."
+            return "It was written to the device's live connection and waits for its answer or the end of its window."
         case DeliveryState.CLAIMED:
             return "It is being handed to the provider right now."
         case DeliveryState.SENT:
@@ -168,6 +168,8 @@ def _sum_up(notification: NotificationRow, deliveries: Sequence[DeliveryStory]) 
         return "scheduled", f"It is scheduled for {notification.send_at:%Y-%m-%d %H:%M:%S} UTC and can be withdrawn."
     if notification.state is NotificationState.WITHDRAWN:
         return "withdrawn", _count(deliveries, "The sender withdrew it; ")
+    if notification.state is NotificationState.EXPIRED:
+        return "expired", "Its time to live ended before the server could send it: the server was not running then."
     if not deliveries:
         return "released", "The user has no device for this app: it can be read in the inbox and on live connections."
     reached = sum(delivery.state in ("confirmed", "sent") for delivery in deliveries)

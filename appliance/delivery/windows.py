@@ -21,6 +21,8 @@ class Window:
     deadline: float
     expires_at: datetime
     has_remote: bool
+    acknowledges: bool = True
+    """False: nobody will answer; when the window passes without a cut, the socket has taken it."""
 
 
 class Windows:

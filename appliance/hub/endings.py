@@ -45,6 +45,6 @@ SLOW_READER: Final = Ending("slow_reader", is_abrupt=True)
 SOCKET_LOST: Final = Ending("socket_lost", is_abrupt=True)
 
 
-def make_revocation(text: str) -> Ending:
-    """Make the ending of a connection that may not come back; `text` is shown to the client."""
-    return Ending("revoked", text)
+def make_revocation(text: str, *, allow_reconnect: bool = False) -> Ending:
+    """Make the ending of a connection whose right to be here has changed; `text` is shown to the client."""
+    return Ending("revoked", text, allow_reconnect=allow_reconnect)

@@ -139,10 +139,11 @@ class Hub:
         self._negotiations.revoke(user_id=user_id)
         self._close(self._core.presence.list_user(user_id), reason)
 
-    def close_device(self, device_id: UUID, reason: str) -> None:
-        """End the device's session; it may not come back by itself. `reason` is shown to the client."""
+    def close_device(self, device_id: UUID, reason: str, *, allow_reconnect: bool = False) -> None:
+        """End the device's session; `reason` is shown to the client, which comes back by itself only if allowed."""
         connection = self._core.presence.find_device(device_id)
-        self._close([] if connection is None else [connection], reason)
+        if connection is not None:
+            connection.end(endings.make_revocation(reason, allow_reconnect=allow_reconnect))
 
     def close_token(self, token_id: str, reason: str) -> None:
         """End all connections that came in with this credential. `reason` is shown to the client."""

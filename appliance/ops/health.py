@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -49,14 +49,19 @@ class Readiness(msgspec.Struct, frozen=True):
 class HealthProbe:
     """Looks at what readiness needs. `is_stopping` makes load balancers go elsewhere before the doors close."""
 
-    def __init__(self, database: Database, data_dir: Path) -> None:
+    def __init__(self, database: Database, data_dir: Path, is_delivering: Callable[[], bool]) -> None:
         self._database = database
         self._data_dir = data_dir
+        self._is_delivering = is_delivering
         self.is_stopping = False
 
     async def check(self) -> Readiness:
         """Check storage by a real commit that leaves nothing and the data disk by its free space; within 3 seconds."""
         checks = {"storage": await self._check_storage(), "disk": await asyncio.to_thread(self._check_disk)}
+        if self._is_delivering():
+            checks["delivery"] = Check(True, "Deliveries are being worked on.")
+        else:
+            checks["delivery"] = Check(False, "The delivery engine has stopped; see the log and restart the server.")
         if self.is_stopping:
             checks["process"] = Check(False, "The server is stopping.")
         ready = all(check.ok for check in checks.values())

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from appliance.domain.device import AddressKind, Platform
 from appliance.domain.identifier import make_id
-from appliance.domain.ladder import DeliveryState, Event, advance, is_settled, sources
+from appliance.domain.ladder import DeliveryState, Event, advance, is_settled, may, sources
 from appliance.domain.notification import Content, NotificationState
 from appliance.domain.outcome import OutcomeKind
 from appliance.storage.database import Database
@@ -62,6 +62,7 @@ class Due:
     platform: Platform
     address_sealed: bytes
     device_retired: bool
+    is_withdrawn: bool
 
 
 def move_job(moves: Sequence[Move], now: datetime) -> Job[list[bool]]:
@@ -82,10 +83,19 @@ def claim_job(delivery_ids: Sequence[UUID], lease_until: datetime) -> Job[list[U
 
     def job(transaction: Transaction) -> list[UUID]:
         claimable = sources(Event.CLAIM)
+        # A withdrawal that came while an earlier try was in flight must not be overtaken by the next one.
         rows = transaction.fetch_all(
             "UPDATE delivery SET state = ?, attempts = attempts + 1, lease_until = ?, due_at = ? "
-            f"WHERE id IN ({marks(len(delivery_ids))}) AND state IN ({marks(len(claimable))}) RETURNING id",
-            (DeliveryState.CLAIMED, lease_until, lease_until, *delivery_ids, *claimable),
+            f"WHERE id IN ({marks(len(delivery_ids))}) AND state IN ({marks(len(claimable))}) AND EXISTS "
+            "(SELECT 1 FROM notification n WHERE n.id = delivery.notification AND n.state = ?) RETURNING id",
+            (
+                DeliveryState.CLAIMED,
+                lease_until,
+                lease_until,
+                *delivery_ids,
+                *claimable,
+                NotificationState.RELEASED,
+            ),
         )
         return [uuid_of(row[0]) for row in rows]
 
@@ -105,13 +115,18 @@ def acknowledge_job(device_id: UUID, notification_id: UUID, attempt: AttemptRow,
         )
         if row is None:
             return _confirm_replayed(transaction, device_id, notification_id, attempt, now)
-        if DeliveryState(row[1]) is DeliveryState.CONFIRMED:
+        if not may(DeliveryState(row[1]), Event.ACKNOWLEDGE) and _has_attempt(transaction, uuid_of(row[0]), attempt):
             return True
         _apply(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)
         _touch_delivered(transaction, [device_id], now)
         return True
 
     return job
+
+
+def _has_attempt(transaction: Transaction, delivery_id: UUID, attempt: AttemptRow) -> bool:
+    sql = "SELECT 1 FROM attempt WHERE delivery = ? AND outcome = ? LIMIT 1"
+    return transaction.fetch_one(sql, (delivery_id, attempt.outcome)) is not None
 
 
 def _confirm_replayed(
@@ -136,8 +151,8 @@ def _confirm_replayed(
     return True
 
 
-def confirm_seen_job(device_id: UUID, cursor: int, attempt: AttemptRow, now: datetime) -> Job[int]:
-    """Make the job that confirms what the device's own cursor shows that it has; gives how many that settled.
+def confirm_seen_job(device_id: UUID, cursor: int, attempt: AttemptRow, now: datetime, limit: int) -> Job[int]:
+    """Make the job that confirms what the device's own cursor shows that it has, at most `limit`; gives how many.
 
     A cursor from the future belongs to a database that is no more, and confirms nothing.
     """
@@ -146,8 +161,8 @@ def confirm_seen_job(device_id: UUID, cursor: int, attempt: AttemptRow, now: dat
         rows = transaction.fetch_all(
             "SELECT d.id FROM delivery d JOIN notification n ON n.id = d.notification "
             'JOIN account u ON u.id = d."user" '
-            "WHERE d.device = ? AND d.settled_at IS NULL AND n.sequence <= ? AND u.last_sequence >= ?",
-            (device_id, cursor, cursor),
+            "WHERE d.device = ? AND d.settled_at IS NULL AND n.sequence <= ? AND u.last_sequence >= ? LIMIT ?",
+            (device_id, cursor, cursor, limit),
         )
         for row in rows:
             _apply(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)
@@ -183,13 +198,18 @@ def hand_back_job(delivery_ids: Sequence[UUID], now: datetime) -> Job[int]:
     return job
 
 
-def lapse_job(now: datetime) -> Job[int]:
-    """Make the job that opens claims again whose lease ran out: the process that held them is gone."""
+def lapse_job(now: datetime, held: Sequence[UUID] = ()) -> Job[int]:
+    """Make the job that opens claims again whose lease ran out: the process that held them is gone.
+
+    `held` are those that this process still has in hand; a clock that jumped does not take them away.
+    """
+    but_held = f" AND id NOT IN ({marks(len(held))})" if held else ""
 
     def job(transaction: Transaction) -> int:
         return transaction.execute(
-            "UPDATE delivery SET state = ?, lease_until = NULL WHERE state = ? AND due_at <= ? AND lease_until <= ?",
-            (advance(DeliveryState.CLAIMED, Event.LEASE_LAPSED), DeliveryState.CLAIMED, now, now),
+            "UPDATE delivery SET state = ?, lease_until = NULL "
+            f"WHERE state = ? AND due_at <= ? AND lease_until <= ?{but_held}",
+            (advance(DeliveryState.CLAIMED, Event.LEASE_LAPSED), DeliveryState.CLAIMED, now, now, *held),
         )
 
     return job
@@ -224,7 +244,7 @@ def retire_device_job(device_id: UUID, reason: str, now: datetime) -> Job[None]:
 
 _DUE_SQL = (
     'SELECT d.id, d.notification, d.device, d."user", n.app, d.state, d.attempts, n.sequence, n.released_at, '
-    "d.expires_at, v.address_kind, v.platform, v.address_sealed, v.retired_at, "
+    "d.expires_at, v.address_kind, v.platform, v.address_sealed, v.retired_at, n.state, "
     "n.title, n.body, n.data, n.type, n.priority, n.ttl_s, n.collapse_key "
     "FROM delivery d JOIN notification n ON n.id = d.notification JOIN device v ON v.id = d.device "
     "WHERE d.due_at <= ? "
@@ -271,7 +291,8 @@ def _due_of(row: Sequence[object]) -> Due:
         platform=Platform(int(str(row[11]))),
         address_sealed=bytes_of(row[12]),
         device_retired=row[13] is not None,
-        content=content_of(row[14:21]),
+        is_withdrawn=int(str(row[14])) == NotificationState.WITHDRAWN,
+        content=content_of(row[15:22]),
     )
 
 

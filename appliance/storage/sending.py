@@ -5,7 +5,7 @@ devices of the moment — is read and written inside that one job, so that races
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -15,6 +15,7 @@ import msgspec
 
 from appliance.domain.device import AddressKind
 from appliance.domain.errors import (
+    CarillonError,
     Conflict,
     Forbidden,
     IdempotencyMismatch,
@@ -28,10 +29,14 @@ from appliance.domain.identifier import make_id
 from appliance.domain.ladder import DeliveryState, Event, sources
 from appliance.domain.notification import Content, NotificationState, Priority
 from appliance.domain.quota import QuotaStanding, quota_day, quota_reset_at, seconds_to_reset
-from appliance.storage.sql import bytes_of, instant_of, marks, uuid_of
+from appliance.storage.sql import Row, bytes_of, instant_of, marks, uuid_of
 from appliance.storage.writer import Job, Transaction
 
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
+LIVE_ONLY_GRACE = timedelta(minutes=1)
+
+Devices = Mapping[UUID, Sequence[tuple[UUID, AddressKind]]]
+"""The live devices of each user who may be sent to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +135,16 @@ def accept_job(
                 return Accepted(earlier, (), _load_standing(transaction, app_id, daily_quota, now), repeated=True)
         if not push_enabled:
             raise PushDisabled
-        counts = Counter(target.user_id for target in targets)
-        _check_enrolled(transaction, app_id, targets, counts, field)
+        counts = Counter([target.user_id for target in targets])
+        devices = _load_devices(transaction, app_id, list(counts))
+        if len(devices) < len(counts):
+            raise _not_enrolled(targets, devices, field)
         quota = _debit_quota(transaction, app_id, len(targets), daily_quota, now)
         scheduled = [target.send_at is not None and target.send_at > now for target in targets]
-        live_counts = Counter(t.user_id for t, later in zip(targets, scheduled, strict=True) if not later)
+        live_counts = counts
+        if any(scheduled):
+            live_counts = Counter([t.user_id for t, later in zip(targets, scheduled, strict=True) if not later])
         newest = _take_sequences(transaction, live_counts)
-        devices = _load_devices(transaction, app_id, list(live_counts))
         released: list[Released] = []
         rows: list[tuple[object, ...]] = []
         for notification_id, target, later in zip(ids, targets, scheduled, strict=True):
@@ -158,7 +166,8 @@ def release_job(now: datetime, plan: Plan, limit: int) -> Job[tuple[Released, ..
     """Make the job that releases scheduled notifications whose time has come, oldest first, at most `limit`.
 
     They get their place in the user's order and their devices now. One whose user or app was disabled, or whose user
-    is no longer enrolled, is withdrawn instead.
+    is no longer enrolled, is withdrawn instead. One whose time to live ended before this server could look at it has
+    expired: showing it late is worse than not at all.
     """
 
     def job(transaction: Transaction) -> tuple[Released, ...]:
@@ -173,19 +182,20 @@ def release_job(now: datetime, plan: Plan, limit: int) -> Job[tuple[Released, ..
         released: list[Released] = []
         for row in rows:
             notification_id, app_id, user_id = uuid_of(row[0]), uuid_of(row[1]), uuid_of(row[2])
-            is_allowed = bool(row[11])
+            becomes = _released_as(instant_of(row[10]), int(row[8]), now, is_allowed=bool(row[11]))
+            is_released = becomes is NotificationState.RELEASED
             # The guard decides between two nodes that found the same one, and against a withdrawal that came first.
             taken = transaction.execute(
                 "UPDATE notification SET state = ?, released_at = ?, withdrawn_at = ? WHERE id = ? AND state = ?",
                 (
-                    NotificationState.RELEASED if is_allowed else NotificationState.WITHDRAWN,
-                    now if is_allowed else None,
-                    None if is_allowed else now,
+                    becomes,
+                    now if is_released else None,
+                    now if becomes is NotificationState.WITHDRAWN else None,
                     notification_id,
                     NotificationState.SCHEDULED,
                 ),
             )
-            if not (taken and is_allowed):
+            if not (taken and is_released):
                 continue
             sequence = _take_sequences(transaction, {user_id: 1})[user_id] + 1
             transaction.execute("UPDATE notification SET sequence = ? WHERE id = ?", (sequence, notification_id))
@@ -206,6 +216,14 @@ def release_job(now: datetime, plan: Plan, limit: int) -> Job[tuple[Released, ..
         return tuple(released)
 
     return job
+
+
+def _released_as(expires_at: datetime, ttl_s: int, now: datetime, *, is_allowed: bool) -> NotificationState:
+    if not is_allowed:
+        return NotificationState.WITHDRAWN
+    # Live only ends with its own instant; it is given the time that the engine may need to come to it.
+    grace = LIVE_ONLY_GRACE if ttl_s == 0 else timedelta(0)
+    return NotificationState.EXPIRED if expires_at + grace <= now else NotificationState.RELEASED
 
 
 def withdraw_job(app_id: UUID, notification_id: UUID, now: datetime) -> Job[Withdrawn]:
@@ -296,22 +314,11 @@ def _keep_reply(
     return added == 1
 
 
-def _check_enrolled(
-    transaction: Transaction, app_id: UUID, targets: Sequence[Target], users: Mapping[UUID, int], field: str
-) -> None:
-    ids = list(users)
-    rows = transaction.fetch_all(
-        f'SELECT e."user" FROM enrolment e JOIN account u ON u.id = e."user" '
-        f"WHERE e.id IN ({marks(len(ids))}) AND u.disabled_at IS NULL",
-        [f"{user_id}|{app_id}" for user_id in ids],
-    )
-    if len(rows) == len(ids):
-        return
+def _not_enrolled(targets: Sequence[Target], enrolled: Container[UUID], field: str) -> CarillonError:
     if field == "user_id":
-        raise NotEnrolled
-    enrolled = {uuid_of(row[0]) for row in rows}
+        return NotEnrolled()
     indexes = [index for index, target in enumerate(targets) if target.user_id not in enrolled]
-    raise InvalidTargets(
+    return InvalidTargets(
         f"{len(indexes)} of {len(targets)} entries of {field} name a user who is not enrolled in this app.",
         indexes=indexes,
         status=403,
@@ -347,6 +354,9 @@ def _load_standing(transaction: Transaction, app_id: UUID, limit: int, now: date
 
 def _take_sequences(transaction: Transaction, counts: Mapping[UUID, int]) -> dict[UUID, int]:
     """Reserve `counts[user]` numbers for each user; gives the newest number before them."""
+    if len(counts) == 1:
+        [(user_id, count)] = counts.items()
+        return {user_id: _take_numbers(transaction, user_id, count)}
     before: dict[UUID, int] = {}
     ones = [user_id for user_id, count in counts.items() if count == 1]
     if ones:
@@ -358,28 +368,37 @@ def _take_sequences(transaction: Transaction, counts: Mapping[UUID, int]) -> dic
             before[uuid_of(row[0])] = int(row[1]) - 1
     for user_id, count in counts.items():
         if count > 1:
-            row_or_none = transaction.fetch_one(
-                "UPDATE account SET last_sequence = last_sequence + ? WHERE id = ? RETURNING last_sequence",
-                (count, user_id),
-            )
-            if row_or_none is not None:
-                before[user_id] = int(row_or_none[0]) - count
+            before[user_id] = _take_numbers(transaction, user_id, count)
     return before
 
 
-def _load_devices(
-    transaction: Transaction, app_id: UUID, user_ids: Sequence[UUID]
-) -> dict[UUID, list[tuple[UUID, AddressKind]]]:
-    devices: dict[UUID, list[tuple[UUID, AddressKind]]] = {}
-    if not user_ids:
-        return devices
-    for device_id, user_id, kind in transaction.fetch_all(
-        f'SELECT id, "user", address_kind FROM device WHERE "user" IN ({marks(len(user_ids))}) '
-        "AND (app IS NULL OR app = ?) AND retired_at IS NULL",
-        (*user_ids, app_id),
-    ):
-        devices.setdefault(uuid_of(user_id), []).append((uuid_of(device_id), _ADDRESS_KINDS[int(kind)]))
-    return devices
+def _take_numbers(transaction: Transaction, user_id: UUID, count: int) -> int:
+    row = transaction.fetch_one(
+        "UPDATE account SET last_sequence = last_sequence + ? WHERE id = ? RETURNING last_sequence", (count, user_id)
+    )
+    if row is None:
+        raise NotEnrolled
+    return int(row[0]) - count
+
+
+def _load_devices(transaction: Transaction, app_id: UUID, user_ids: Sequence[UUID]) -> Devices:
+    """Give the live devices of those of the users who may be sent to: enrolled in the app, and not disabled."""
+    rows = transaction.fetch_all(
+        'SELECT u.id, v.id, v.address_kind FROM enrolment e JOIN account u ON u.id = e."user" '
+        'LEFT JOIN device v ON v."user" = u.id AND v.retired_at IS NULL AND (v.app IS NULL OR v.app = ?) '
+        f"WHERE e.id IN ({marks(len(user_ids))}) AND u.disabled_at IS NULL",
+        (app_id, *[f"{user_id}|{app_id}" for user_id in user_ids]),
+    )
+    if len(user_ids) == 1 and rows:
+        return {user_ids[0]: _devices_of(rows)}
+    by_user: dict[UUID, list[Row]] = {}
+    for row in rows:
+        by_user.setdefault(uuid_of(row[0]), []).append(row)
+    return {user_id: _devices_of(rows) for user_id, rows in by_user.items()}
+
+
+def _devices_of(rows: Sequence[Row]) -> list[tuple[UUID, AddressKind]]:
+    return [(uuid_of(row[1]), _ADDRESS_KINDS[row[2]]) for row in rows if row[1] is not None]
 
 
 def _plan_deliveries(devices: Sequence[tuple[UUID, AddressKind]], now: datetime) -> tuple[PlannedDelivery, ...]:
@@ -392,7 +411,7 @@ def _plan(
     target: Target,
     sequence: int,
     now: datetime,
-    devices: Mapping[UUID, Sequence[tuple[UUID, AddressKind]]],
+    devices: Devices,
 ) -> Released:
     return Released(
         id=notification_id,

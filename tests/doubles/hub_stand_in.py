@@ -11,6 +11,7 @@ class HubStandIn:
         self.plain = {}
         self.offers = []
         self.plain_offers = []
+        self.closed = []
 
     def connect(self, device_id, *, acknowledges=True, window_s=4.0):
         self.live[device_id] = Offered(acknowledges, window_s)
@@ -19,6 +20,10 @@ class HubStandIn:
         taken = {device_id: self.live[device_id] for device_id in device_ids if device_id in self.live}
         self.offers.extend((device_id, notification.envelope) for device_id in taken)
         return taken
+
+    def close_device(self, device_id, reason, *, allow_reconnect=False):
+        self.closed.append((device_id, allow_reconnect))
+        self.live.pop(device_id, None)
 
     def offer_plain(self, user_id, notification):
         self.plain_offers.append((user_id, notification.envelope))

@@ -106,7 +106,76 @@ async def test_a_client_that_cannot_acknowledge_is_done_when_its_socket_took_it(
     house.hub.connect(device_id, acknowledges=False)
     notification_id = await house.send(app_id, user_id)
     await house.settle()
+    assert await house.state(notification_id) == ["offered"]
+    await house.pass_s(5)
     assert await house.state(notification_id) == ["sent"]
+
+
+async def test_a_cut_offer_to_a_client_that_cannot_acknowledge_is_not_taken_for_sent(house):
+    """It was once settled as sent the moment it was offered, though the hub said later that it was never written."""
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    house.hub.connect(device_id, acknowledges=False)
+    notification_id = await house.send(app_id, user_id)
+    await house.settle()
+    house.backend.offer_cut(device_id, [notification_id], "slow_reader")
+    await house.pass_s(60)
+    story = await house.story(notification_id)
+    assert story.deliveries[0].state == "queued"
+    assert [attempt.code for attempt in story.deliveries[0].attempts] == ["slow_reader"]
+    missed = await house.backend.load_missed(user_id, device_id, None, 100)
+    assert [n.envelope.id for n in missed.notifications] == [notification_id]
+
+
+async def test_a_long_cursor_is_settled_in_pages_so_that_nobody_waits_for_it(house, monkeypatch):
+    """A cursor over 30 000 open deliveries once held the writer for more than a second: everybody's sends waited."""
+    monkeypatch.setattr("appliance.delivery.live.SEEN_PAGE", 3)
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    ids = [await house.send(app_id, user_id, body=f"{number}") for number in range(10)]
+    jobs = house.database.writer.jobs
+    await house.backend.register_hello(_principal(house, user_id), Hello("phone", cursor=10, acknowledges=True))
+    assert house.database.writer.jobs - jobs >= 4
+    assert [await house.state(notification_id) for notification_id in ids] == [["confirmed"]] * 10
+    assert device_id
+
+
+async def test_acknowledging_what_was_withdrawn_is_recorded_once(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    house.hub.connect(device_id)
+    notification_id = await house.send(app_id, user_id)
+    await house.settle()
+    await house.acceptor.withdraw(app_id, notification_id)
+    for _ in range(5):
+        assert await house.backend.acknowledge(device_id, notification_id, None)
+    story = await house.story(notification_id)
+    assert story.deliveries[0].state == "withdrawn"
+    assert len(story.deliveries[0].attempts) == 1
+
+
+async def test_a_schedule_whose_time_ran_out_while_the_server_was_down_is_never_shown(house):
+    """A server that was off for three hours once showed a reminder of one minute, two hours late, to everybody."""
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    house.hub.connect(await house.add_hub_device(user_id))
+    late = await house.send(app_id, user_id, send_at=house.clock.now() + timedelta(hours=1), ttl_s=60)
+    live_only = await house.send(app_id, user_id, send_at=house.clock.now() + timedelta(hours=1), ttl_s=0)
+    await house.pass_s(3 * 3_600)
+    assert (house.hub.offers, house.hub.plain_offers) == ([], [])
+    assert [(await house.story(one)).state for one in (late, live_only)] == ["expired", "expired"]
+
+
+async def test_a_live_only_schedule_is_offered_when_its_moment_comes(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    house.hub.connect(await house.add_hub_device(user_id))
+    notification_id = await house.send(app_id, user_id, send_at=house.clock.now() + timedelta(hours=1), ttl_s=0)
+    await house.pass_s(3_602)
+    assert [envelope.id for _, envelope in house.hub.offers] == [notification_id]
 
 
 async def test_live_only_expires_at_once_where_nobody_is_connected_and_after_the_window_where_nobody_answers(house):

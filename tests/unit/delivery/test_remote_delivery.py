@@ -208,3 +208,67 @@ async def test_a_claim_of_a_process_that_died_is_open_again_at_the_next_start(op
         async with house.running():
             await house.settle()
             assert [push.envelope.id for push in healthy.pushes] == [notification_id]
+
+
+async def test_an_address_that_cannot_be_opened_stops_its_own_delivery_only(open_house):
+    """One device left over from a changed SECRET_KEY once ended the engine, and with it every delivery, for good."""
+    channel = ScriptedChannel()
+    async with open_house(channel) as house, house.running():
+        app_id, user_id, device_id = await _phone(house)
+        await house.database.write(
+            lambda tx: tx.execute("UPDATE device SET address_sealed = ? WHERE id = ?", (b"x" * 60, device_id))
+        )
+        broken = await house.send(app_id, user_id)
+        await house.settle()
+        other = await house.add_user(app_id)
+        await house.add_device(other, app_id, "token-2")
+        healthy = await house.send(app_id, other)
+        await house.settle()
+        assert house.engine.is_running
+        assert await house.state(healthy) == ["sent"]
+        story = await house.story(broken)
+        assert story.deliveries[0].state == "queued"
+        assert "SECRET_KEY" in story.deliveries[0].attempts[0].reason
+
+
+async def test_a_withdrawal_during_a_try_that_is_then_deferred_stops_the_next_try(open_house):
+    """Withdrawn while the provider had it in hand, answered 503, and then pushed again ten seconds later."""
+    channel = ScriptedChannel(Retry("503"))
+    channel.gate.clear()
+    async with open_house(channel) as house, house.running():
+        app_id, user_id, _ = await _phone(house)
+        notification_id = await house.send(app_id, user_id)
+        await house.settle()
+        await house.acceptor.withdraw(app_id, notification_id)
+        channel.gate.set()
+        await house.pass_s(3_600)
+        assert len(channel.pushes) == 1
+        assert await house.state(notification_id) == ["withdrawn"]
+
+
+async def test_a_clock_that_jumps_during_a_try_does_not_send_it_twice(open_house):
+    """A home server without a clock battery jumps by years at boot; its leases looked lapsed while still in hand."""
+    channel = ScriptedChannel()
+    channel.gate.clear()
+    async with open_house(channel) as house, house.running():
+        app_id, user_id, _ = await _phone(house)
+        notification_id = await house.send(app_id, user_id)
+        await house.settle()
+        house.clock.wall += timedelta(hours=1)
+        await house.settle()
+        assert len(channel.pushes) == 1
+        channel.gate.set()
+        await house.settle()
+        assert len(channel.pushes) == 1
+        assert await house.state(notification_id) == ["sent"]
+
+
+async def test_a_device_that_its_provider_retired_is_asked_to_come_back_live(open_house):
+    """Retired while connected, it was offered nothing any more, and believed that all was well."""
+    channel = ScriptedChannel(Gone("FCM says UNREGISTERED."))
+    async with open_house(channel) as house, house.running():
+        app_id, user_id, device_id = await _phone(house)
+        house.hub.connect(device_id, window_s=4.0)
+        await house.send(app_id, user_id)
+        await house.pass_s(5)
+        assert house.hub.closed == [(device_id, True)]
