@@ -172,17 +172,18 @@ def sign_in_router(identity: Identity) -> Router:
         user = await _load(identity, person_of(request))
         given = await change.read(request)
         try:
-            await identity.sign_in(user.username, Secret(given.current_password), address_of(request))
+            proven = await identity.sign_in(user.username, Secret(given.current_password), address_of(request))
+            session = session_of(request)
+            await identity.accounts.set_password(
+                user.id,
+                Secret(given.new_password),
+                actor=user_target(user.id),
+                keep_session=None if session is None else session.id,
+                proven=proven,
+                field="new_password",
+            )
         except WrongPassword:
             raise WrongCurrentPassword from None
-        session = session_of(request)
-        await identity.accounts.set_password(
-            user.id,
-            Secret(given.new_password),
-            actor=user_target(user.id),
-            keep_session=None if session is None else session.id,
-            field="new_password",
-        )
         return empty_reply()
 
     return Router("/", route_handlers=[sign_in, tell_who_is_signed_in, sign_out, issue_ticket, change_password])

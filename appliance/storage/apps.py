@@ -72,6 +72,11 @@ def set_app_disabled(transaction: Transaction, app_id: UUID, at: datetime) -> bo
     return transaction.execute(sql, (at, app_id)) == 1
 
 
+def is_enabled(transaction: Transaction, app_id: UUID) -> bool:
+    """Tell, inside a transaction, whether the app is there and not disabled."""
+    return transaction.fetch_one("SELECT 1 FROM app WHERE id = ? AND disabled_at IS NULL", (app_id,)) is not None
+
+
 def enrol_user(transaction: Transaction, user_id: UUID, app_id: UUID, at: datetime) -> bool:
     """Make the user a member of the app. False: already enrolled."""
     added = transaction.execute(

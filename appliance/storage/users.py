@@ -61,11 +61,9 @@ def insert_user(transaction: Transaction, user: UserRow) -> None:
 
 
 def set_password_hash(
-    transaction: Transaction, user_id: UUID, password_hash: str, *, tokens_valid_from: datetime | None
+    transaction: Transaction, user_id: UUID, password_hash: str, *, tokens_valid_from: datetime
 ) -> bool:
-    """Store a password's hash; with `tokens_valid_from` all older tokens stop to count. False: no such user."""
-    if tokens_valid_from is None:
-        return transaction.execute("UPDATE account SET password_hash = ? WHERE id = ?", (password_hash, user_id)) == 1
+    """Store another password's hash; all older tokens stop to count. False: no such user."""
     return (
         transaction.execute(
             "UPDATE account SET password_hash = ?, tokens_valid_from = ? WHERE id = ?",
@@ -90,6 +88,13 @@ def set_disabled(transaction: Transaction, user_id: UUID, at: datetime) -> bool:
         )
         == 1
     )
+
+
+def lock_user(transaction: Transaction, user_id: UUID) -> UserRow | None:
+    """Find a user and keep everybody else, other nodes too, from changing it until the transaction ends."""
+    # An update that changes nothing locks the row on both databases; SQLite knows no SELECT … FOR UPDATE.
+    transaction.execute("UPDATE account SET disabled_at = disabled_at WHERE id = ?", (user_id,))
+    return _optional(transaction.fetch_one(_SELECT + " WHERE id = ?", (user_id,)))
 
 
 def has_enabled_admin(transaction: Transaction) -> bool:

@@ -1,5 +1,6 @@
 """Users: made, signed in by password, given another password, disabled."""
 
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -33,6 +34,21 @@ class WrongPassword(Unauthorized):
 
     def __init__(self) -> None:
         super().__init__("The user name or the password is not right.")
+
+
+def check_still_proven(transaction: Transaction, user: UserRow) -> None:
+    """Refuse what rests on a password that was changed, or on a user who was disabled, since `sign_in` gave this user.
+
+    Call it in the transaction that stores what the sign-in gave. Raises `WrongPassword`.
+    """
+    found = users.lock_user(transaction, user.id)
+    if (
+        found is None
+        or found.is_disabled
+        or found.tokens_valid_from != user.tokens_valid_from
+        or found.password_hash != user.password_hash
+    ):
+        raise WrongPassword
 
 
 class Accounts:
@@ -109,7 +125,7 @@ class Accounts:
         return user
 
     async def sign_in(self, username: str, password: Secret, address: str) -> UserRow:
-        """Give the user whose password this is.
+        """Give the user whose password this is; what is issued on it must pass `check_still_proven`.
 
         Raises `WrongPassword` at the same cost whatever is wrong (no such user, disabled, wrong password), `TooMany`
         when this address must wait, `Unavailable` when too many people sign in at once.
@@ -136,7 +152,7 @@ class Accounts:
             raise WrongPassword
         self._throttle.succeed(username, address, self._clock.monotonic())
         if verdict.needs_rehash and stored is not None:
-            await self._rehash(user.id, stored, password)
+            return await self._rehash(user, stored, password)
         return user
 
     async def set_password(
@@ -146,18 +162,25 @@ class Accounts:
         *,
         actor: str = ACTOR_CLI,
         keep_session: str | None = None,
+        proven: UserRow | None = None,
         field: str = "password",
     ) -> UserRow:
         """Give a user another password and end everything that was issued on the old one, but for `keep_session`.
 
-        Raises `InvalidField` (on `field`) when a rule is broken, `NotFound` when there is no such user.
+        With `proven`, whom `sign_in` gave, it happens only while that password still counts.
+        Raises `InvalidField` (on `field`) when a rule is broken, `NotFound` when there is no such user, `WrongPassword`
+        when `proven` is outdated.
         """
         user = await self._load(user_id)
         check_new_password(password, username=user.username, field=field)
         hashed = await self._hasher.hash(password)
-        now = self._clock.now()
 
         def job(transaction: Transaction) -> AuditEntry:
+            users.lock_user(transaction, user_id)
+            if proven is not None:
+                check_still_proven(transaction, proven)
+            # Told under the lock: what another process has issued before is older, and ends.
+            now = self._clock.now()
             users.set_password_hash(transaction, user_id, hashed, tokens_valid_from=now)
             delete_sessions_of(transaction, user_id, except_id=keep_session)
             revoke_families_of(transaction, user_id, now)
@@ -174,9 +197,10 @@ class Accounts:
         Raises `NotFound` when there is no such user, `Conflict` when no admin would be left. Twice is harmless.
         """
         user = await self._load(user_id)
-        now = self._clock.now()
 
         def job(transaction: Transaction) -> AuditEntry | None:
+            users.lock_user(transaction, user_id)
+            now = self._clock.now()
             if user.role is Role.ADMIN and not users.may_disable(transaction, user_id):
                 raise Conflict(f"{user.username} is the only admin. Make another admin first.")
             if not users.set_disabled(transaction, user_id, now):
@@ -197,11 +221,19 @@ class Accounts:
             return None
         return await users.load_user_by_name(self._database, username)
 
-    async def _rehash(self, user_id: UUID, stored: str, password: Secret) -> None:
+    async def _rehash(self, user: UserRow, stored: str, password: Secret) -> UserRow:
         hashed = await self._hasher.hash(password)
-        await self._database.write(
-            lambda transaction: users.replace_password_hash(transaction, user_id, stored, hashed)
-        )
+
+        def job(transaction: Transaction) -> UserRow:
+            if users.replace_password_hash(transaction, user.id, stored, hashed):
+                return replace(user, password_hash=hashed)
+            found = users.lock_user(transaction, user.id)
+            if found is None or found.is_disabled or found.tokens_valid_from != user.tokens_valid_from:
+                raise WrongPassword
+            # Another sign-in with the same password was quicker.
+            return found
+
+        return await self._database.write(job)
 
     async def _load(self, user_id: UUID) -> UserRow:
         user = await users.load_user(self._database, user_id)

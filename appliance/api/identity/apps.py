@@ -55,9 +55,9 @@ class Apps:
         """Give an app a new secret; the old one and every token that it got are void at once. Raises `NotFound`."""
         secret = make_app_secret()
         hashed = self._hasher.hash(secret, SecretKind.APP_SECRET)
-        now = self._clock.now()
 
         def job(transaction: Transaction) -> AuditEntry:
+            now = self._clock.now()
             if not apps.set_secret_hash(transaction, app_id, hashed, rotated_at=now):
                 raise _no_such_app(app_id)
             return audit.record(
@@ -74,9 +74,9 @@ class Apps:
         """Shut an app out at once. Raises `NotFound`; twice is harmless."""
         if await apps.load_app(self._database, app_id) is None:
             raise _no_such_app(app_id)
-        now = self._clock.now()
 
         def job(transaction: Transaction) -> AuditEntry | None:
+            now = self._clock.now()
             if not apps.set_app_disabled(transaction, app_id, now):
                 return None
             return audit.record(transaction, at=now, actor=actor, action=Change.APP_DISABLED, target=app_target(app_id))

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
-from appliance.api.identity.accounts import Accounts
+from appliance.api.identity.accounts import Accounts, check_still_proven
 from appliance.api.identity.apps import Apps
 from appliance.api.identity.changes import Change, token_target, user_target
 from appliance.api.identity.revocation_feed import RevocationFeed
@@ -17,7 +17,7 @@ from appliance.domain.principal import SCOPE_PUSH_SEND, Principal, PrincipalKind
 from appliance.domain.secret import Secret
 from appliance.security.client_secrets import SecretHasher, SecretKind, make_refresh_token
 from appliance.security.tokens import TokenIssuer, TokenRefused
-from appliance.storage import audit, refresh_tokens
+from appliance.storage import apps, audit, refresh_tokens
 from appliance.storage.apps import AppRow
 from appliance.storage.audit import AuditEntry
 from appliance.storage.database import Database
@@ -66,7 +66,7 @@ class Grants:
         database: Database,
         clock: Clock,
         accounts: Accounts,
-        apps: Apps,
+        registered_apps: Apps,
         hasher: SecretHasher,
         feed: RevocationFeed,
         issuer: TokenIssuer,
@@ -77,7 +77,7 @@ class Grants:
         self._database = database
         self._clock = clock
         self._accounts = accounts
-        self._apps = apps
+        self._apps = registered_apps
         self._hasher = hasher
         self._feed = feed
         self._issuer = issuer
@@ -86,13 +86,18 @@ class Grants:
 
     async def for_app(self, client_id: str, client_secret: Secret, scope: str | None) -> Grant:
         """Grant an app a token for an hour (`client_credentials`). Raises `GrantRefused`."""
+        # Told before the look-up: a rotation or a disabling that overtakes it is later, and ends this token too.
+        now = self._clock.now()
         app = await self.authenticate_client(client_id, client_secret)
         scopes = _granted(scope)
-        issued = self._issuer.issue_app_token(app.id, scopes, self._clock.now())
+        issued = self._issuer.issue_app_token(app.id, scopes, now)
         return Grant(issued.token, issued.lifetime_s, " ".join(sorted(scopes)))
 
     async def for_password(self, username: str, password: Secret, *, app_id: UUID | None, address: str) -> Grant:
-        """Sign a person in (`password`) and start a family of refresh tokens. Raises as `Accounts.sign_in` does."""
+        """Sign a person in (`password`) and start a family of refresh tokens.
+
+        Raises as `Accounts.sign_in` does, and `GrantRefused` when the app was disabled meanwhile.
+        """
         user = await self._accounts.sign_in(username, password, address)
         now = self._clock.now()
         family = make_id(now)
@@ -100,6 +105,9 @@ class Grants:
         token_id = self._hasher.hash(token, SecretKind.REFRESH_TOKEN).hex()
 
         def job(transaction: Transaction) -> None:
+            check_still_proven(transaction, user)
+            if app_id is not None and not apps.is_enabled(transaction, app_id):
+                raise _no_such_client()
             refresh_tokens.insert_refresh_token(
                 transaction,
                 token_id,
@@ -194,7 +202,7 @@ class Grants:
         """Give the app that a client without a secret names, or raise `GrantRefused` with invalid_client."""
         app = await self._apps.find_app(client_id)
         if app is None or app.is_disabled:
-            raise GrantRefused(GrantError.INVALID_CLIENT, "There is no app with this client id.")
+            raise _no_such_client()
         return app
 
     async def _revoke_access_token(self, token: Secret, client: AppRow | None, address: str) -> bool:
@@ -218,6 +226,10 @@ class Grants:
 
     def _hashes(self, token: Secret) -> list[str]:
         return [hashed.hex() for hashed in self._hasher.hash_candidates(token, SecretKind.REFRESH_TOKEN)]
+
+
+def _no_such_client() -> GrantRefused:
+    return GrantRefused(GrantError.INVALID_CLIENT, "There is no app with this client id.")
 
 
 def _granted(scope: str | None) -> frozenset[str]:

@@ -127,10 +127,12 @@ class Identity:
 
         Raises `NotFound` for an unknown or disabled user, `ValueError` for a longer life.
         """
+        # Told before the look-up: a disabling that overtakes it is later, and ends this token too.
+        now = self.clock.now()
         user = await users.load_user(self.database, user_id)
         if user is None or user.is_disabled:
             raise NotFound(f"There is no active user {user_id}.")
-        return self._parts.issuer.issue_user_token(user.id, user.role, self.clock.now(), lifetime, app_id=app_id)
+        return self._parts.issuer.issue_user_token(user.id, user.role, now, lifetime, app_id=app_id)
 
     def public_keys(self) -> dict[str, list[dict[str, str]]]:
         """Give the key set of `/.well-known/jwks.json`."""

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from appliance.api.identity.accounts import check_still_proven
 from appliance.api.identity.changes import Change, token_target, user_target
 from appliance.api.identity.revocation_feed import RevocationFeed
 from appliance.domain.clock import Clock
@@ -40,10 +41,14 @@ class WebSessions:
         self._feed = feed
 
     async def open(self, user: UserRow, *, address: str, user_agent: str) -> OpenedSession:
-        """Open a session for a user who has just proven who they are; never takes over an id from outside."""
+        """Open a session for a user who has just proven who they are; never takes over an id from outside.
+
+        Raises `WrongPassword` when that proof was overtaken by another password or a disabling.
+        """
         opened = self.prepare(user)
 
         def job(transaction: Transaction) -> None:
+            check_still_proven(transaction, user)
             self.insert(transaction, opened, address=address, user_agent=user_agent)
 
         await self._database.write(job)
