@@ -15,8 +15,13 @@ logger = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 10
 STATEMENT_TIMEOUT_S = 15
 """Longest statement, waiting for another node's locks included."""
+LOCK_TIMEOUT_S = 8
+"""Longest wait for what another node or program has locked; the job is then run again."""
+IDLE_TIMEOUT_S = 10
+"""A node that hangs in the middle of a group loses it, and the turn with it, after so long."""
 SILENCE_S = 15
 """How long a server may be silent, on a connection that waits for it, before it counts as gone."""
+_TURN = 0x0CA2_1111
 
 
 class PostgresWriterConnection:
@@ -38,6 +43,8 @@ class PostgresWriterConnection:
             tcp_user_timeout=SILENCE_S * 1000,
         )
         self._connection.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
+        self._connection.execute(f"SET lock_timeout = '{LOCK_TIMEOUT_S}s'")
+        self._connection.execute(f"SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_S}s'")
         self._connection.execute("SET TIME ZONE 'UTC'")
         # Accepted means kept, whatever the server's own default is. Stricter settings (replicas) are left as they are.
         self._connection.execute(
@@ -48,12 +55,20 @@ class PostgresWriterConnection:
         if self._connection.closed or self._connection.broken:
             self.open()
         try:
-            self._connection.execute("BEGIN")
+            self._begin()
+        except psycopg.errors.LockNotAvailable:
+            raise
         except psycopg.OperationalError:
             # The server was restarted while nobody wrote. Nothing is under way yet, so a new connection will do.
             self._connection.close()
             self.open()
-            self._connection.execute("BEGIN")
+            self._begin()
+
+    def _begin(self) -> None:
+        self._connection.execute("BEGIN")
+        # Groups of several nodes take turns. Each holds the rows of all its jobs, locked in the order in which they
+        # came; two at once would wait for each other in a circle, all the time. What waits makes the next group larger.
+        self._connection.execute("SELECT pg_advisory_xact_lock(%s)", (_TURN,))
 
     def begin_job(self) -> None:
         self._connection.execute("SAVEPOINT job")
@@ -85,10 +100,16 @@ class PostgresWriterConnection:
     def close(self) -> None:
         self._connection.close()
 
+    def is_repeatable(self, error: Exception) -> bool:
+        return isinstance(
+            error,
+            psycopg.errors.DeadlockDetected | psycopg.errors.SerializationFailure | psycopg.errors.LockNotAvailable,
+        )
+
     def translate(self, error: Exception) -> CarillonError | None:
         if isinstance(error, psycopg.errors.DiskFull):
             return OutOfSpace()
-        if isinstance(error, psycopg.errors.SerializationFailure | psycopg.errors.DeadlockDetected):
+        if self.is_repeatable(error):
             return Unavailable("The database asked to try again; nothing was accepted.")
         if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.errors.ReadOnlySqlTransaction):
             return Unavailable("The database does not answer; nothing was accepted.", retry_after_s=5)

@@ -20,6 +20,7 @@ the thread itself should ever end by a fault, whoever waits or comes later gets 
 
 import asyncio
 import logging
+import random
 import threading
 import time
 from collections import deque
@@ -37,6 +38,8 @@ T = TypeVar("T")
 MAX_GROUP = 256
 MAX_WAITING = 20_000
 REFUSALS_LOGGED_EVERY_S = 10.0
+MOST_REPEATS = 6
+REPEAT_PAUSE_S = 0.05
 
 
 class Transaction(Protocol):
@@ -80,6 +83,9 @@ class WriterConnection(Transaction, Protocol):
     def translate(self, error: Exception) -> CarillonError | None:
         """Give the refusal that a driver's error means (full disk, locked, connection lost), or None for a bug."""
 
+    def is_repeatable(self, error: Exception) -> bool:
+        """Tell whether the job only met another node's locks, nothing of it is kept, and it may simply be run again."""
+
 
 Job = Callable[[Transaction], T]
 Then = Callable[[T], None]
@@ -94,6 +100,7 @@ class _Pending:
     then: Then[Any] | None = None
     result: Any = None
     error: BaseException | None = None
+    may_repeat: bool = False
 
 
 class Writer:
@@ -188,7 +195,22 @@ class Writer:
             return [self._waiting.popleft() for _ in range(count)]
 
     def _commit_group(self, group: list[_Pending]) -> None:
-        """Commit the jobs together and note in each what came of it. Raises nothing that an `Exception` is."""
+        """Commit the jobs together and note in each what came of it. Raises nothing that an `Exception` is.
+
+        A job that met the locks of somebody else than this program's nodes (a deadlock, a lock that was not given) has
+        changed nothing; it is run again, alone.
+        """
+        self._try_group(group)
+        for pending in [pending for pending in group if pending.may_repeat]:
+            for attempt in range(MOST_REPEATS):
+                pending.error, pending.may_repeat = None, False
+                self._try_group([pending])
+                if not pending.may_repeat:
+                    break
+                # Not in step with the other node.
+                time.sleep(random.random() * REPEAT_PAUSE_S * (attempt + 1))  # noqa: S311 - jitter
+
+    def _try_group(self, group: list[_Pending]) -> None:
         connection = self._connection
         try:
             connection.begin()
@@ -200,6 +222,7 @@ class Writer:
                     if not connection.undo_job():
                         raise
                     pending.error = connection.translate(error) or error
+                    pending.may_repeat = connection.is_repeatable(error)
                 else:
                     connection.keep_job()
             connection.commit()
@@ -211,8 +234,9 @@ class Writer:
             else:
                 self._log_refusal(refusal, len(group))
             connection.rollback()
+            may_repeat = connection.is_repeatable(error)
             for pending in group:
-                pending.error = refusal
+                pending.error, pending.may_repeat = refusal, may_repeat
 
     def _log_refusal(self, refusal: CarillonError, jobs: int) -> None:
         # A full disk refuses every group: telling each of them would flood the log, which may be on that very disk.

@@ -140,3 +140,41 @@ async def test_a_server_that_does_not_sync_by_default_is_asked_to(open_again, da
     async with open_again() as node:
         assert await node.read("SELECT current_setting('synchronous_commit')") == [("off",)]
         assert await node.write(lambda tx: tx.fetch_one("SELECT current_setting('synchronous_commit')")) == ("on",)
+
+
+async def test_two_nodes_that_serve_two_apps_at_once_refuse_nobody(nodes, town, accept):
+    """Each group held the rows of all its jobs; two nodes with two apps waited for each other in a circle, all the time.
+
+    A quarter of the sends was refused and one took six seconds: PostgreSQL looks for deadlocks after a second.
+    """
+    apps = [await town.add_app() for _ in range(2)]
+    users = [await town.add_user(*apps) for _ in range(20)]
+
+    async def caller(number):
+        for turn in range(20):
+            await accept(nodes[number % 2], apps[(number + turn) % 2], users[(number * 7 + turn) % 20])
+
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(caller(number) for number in range(16)))
+    assert await town.count("notification") == 320
+
+
+async def test_a_job_that_meets_a_foreign_lock_in_a_circle_is_run_again(nodes, town, accept, database_url):
+    """Somebody's own program beside Carillon may lock rows in any order; a deadlock is not the sender's business."""
+    app = await town.add_app()
+    users = [await town.add_user(app) for _ in range(2)]
+    await accept(nodes[0], app, users[0])
+    async with await psycopg.AsyncConnection.connect(database_url.reveal()) as foreign:
+        await foreign.execute("UPDATE account SET email = NULL WHERE id = %s", (users[0],))
+        sending = asyncio.create_task(accept(nodes[0], app, users[0]))
+        await asyncio.sleep(0.2)
+        # The send holds its app's quota row by now and waits for the user's; this closes the circle.
+        closing = asyncio.create_task(foreign.execute("UPDATE quota_day SET used = used WHERE app = %s", (app,)))
+        async with asyncio.timeout(15):
+            try:
+                await closing
+                await foreign.commit()
+            except psycopg.errors.DeadlockDetected:
+                await foreign.rollback()
+            await sending
+    assert await town.count("notification") == 2
