@@ -5,6 +5,7 @@ mark once and is remembered. SQLite gives ids and instants back as text, Postgre
 `instant_of` take both.
 """
 
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from typing import Any
@@ -44,18 +45,31 @@ def marks(count: int) -> str:
     return ", ".join("?" * count)
 
 
-def sqlite_value(value: Any) -> Any:
-    """Turn a parameter into what SQLite stores; the texts are the same that Piccolo writes."""
-    kind = type(value)
-    if kind is UUID:
-        return str(value)
-    if kind is datetime:
-        return str(value.astimezone(UTC))
-    if kind is date:
-        return value.isoformat()
-    if isinstance(value, int):
-        return int(value)
-    return value
+def sqlite_values(values: Iterable[Any]) -> list[Any]:
+    """Turn parameters into what SQLite stores; the texts are the same that Piccolo writes."""
+    return [
+        value
+        if (stored_as := _STORED_AS[type(value)]) is None
+        else stored_as(value)  # the hot path: no call where none
+        for value in values
+    ]
+
+
+class _StoredAs(dict[type, Callable[[Any], Any] | None]):
+    """How a type is stored; None as it is. Learns each type when it first comes."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any] | None:
+        # Enums and booleans: the driver would look for an adapter each time.
+        stored_as = int if issubclass(kind, int) and kind is not int else None
+        self[kind] = stored_as
+        return stored_as
+
+
+def _instant_text(value: datetime) -> str:
+    return str(value if value.tzinfo is UTC else value.astimezone(UTC))
+
+
+_STORED_AS = _StoredAs({UUID: str, datetime: _instant_text, date: date.isoformat})
 
 
 @lru_cache(maxsize=512)

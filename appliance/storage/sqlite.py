@@ -14,7 +14,7 @@ from piccolo.engine.sqlite import SQLiteEngine
 from piccolo.table import TABLE_REGISTRY
 
 from appliance.domain.errors import CarillonError, OutOfSpace, Unavailable
-from appliance.storage.sql import Row, instant_of, sqlite_value, uuid_of
+from appliance.storage.sql import Row, instant_of, sqlite_values, uuid_of
 from appliance.storage.writer import Job, Transaction, Writer
 
 logger = logging.getLogger(__name__)
@@ -122,11 +122,15 @@ class SQLiteWriterConnection:
     def translate(self, error: Exception) -> CarillonError | None:
         return translate(error)
 
+    def is_repeatable(self, error: Exception) -> bool:
+        # There is one writer, and it has waited for the lock of another program already.
+        return False
+
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> int:
-        return self._connection.execute(sql, [sqlite_value(value) for value in parameters]).rowcount
+        return self._connection.execute(sql, sqlite_values(parameters)).rowcount
 
     def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        self._connection.executemany(sql, [[sqlite_value(value) for value in row] for row in rows])
+        self._connection.executemany(sql, [sqlite_values(row) for row in rows])
 
     def fetch_one(self, sql: str, parameters: Sequence[Any] = ()) -> Row | None:
         # All rows are taken: a half-read statement would keep the savepoint from being released.
@@ -134,7 +138,7 @@ class SQLiteWriterConnection:
         return rows[0] if rows else None
 
     def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
-        return self._connection.execute(sql, [sqlite_value(value) for value in parameters]).fetchall()
+        return self._connection.execute(sql, sqlite_values(parameters)).fetchall()
 
 
 class SQLiteReader:
@@ -149,7 +153,7 @@ class SQLiteReader:
 
     def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         with self._lock:
-            return self._connection.execute(sql, [sqlite_value(value) for value in parameters]).fetchall()
+            return self._connection.execute(sql, sqlite_values(parameters)).fetchall()
 
     def close(self) -> None:
         self._connection.close()
@@ -200,7 +204,7 @@ def _as_dict(cursor: sqlite3.Cursor, row: Row) -> dict[str, Any]:
 def _piccolo_job(query: str, parameters: Sequence[Any]) -> Job[list[dict[str, Any]]]:
     def job(transaction: Transaction) -> list[dict[str, Any]]:
         connection: sqlite3.Connection = transaction._connection  # type: ignore[attr-defined]
-        cursor = connection.execute(query, [sqlite_value(value) for value in parameters])
+        cursor = connection.execute(query, sqlite_values(parameters))
         rows = cursor.fetchall()
         return [_as_dict(cursor, row) for row in rows] if cursor.description else []
 

@@ -143,7 +143,7 @@ async def test_a_server_that_does_not_sync_by_default_is_asked_to(open_again, da
 
 
 async def test_two_nodes_that_serve_two_apps_at_once_refuse_nobody(nodes, town, accept):
-    """Each group held the rows of all its jobs; two nodes with two apps waited for each other in a circle, all the time.
+    """Each group held the rows of all its jobs; two nodes with two apps waited for each other in circles all the time.
 
     A quarter of the sends was refused and one took six seconds: PostgreSQL looks for deadlocks after a second.
     """
