@@ -84,7 +84,9 @@ class Gate:
             version = choose_version(query.get("negotiateversion"))
         except VersionRefused as refused:
             return {"error": refused.text}
-        negotiation = self._negotiations.begin(guest.user_id, guest.principal.token_id, version)
+        negotiation = self._negotiations.begin(
+            guest.user_id, guest.principal.token_id, version, app_id=guest.principal.app_id
+        )
         return make_answer(negotiation, version, self._offers)
 
     def find(self, guest: Guest, token: str | None) -> Negotiation:

@@ -145,6 +145,12 @@ class Hub:
         if connection is not None:
             connection.end(endings.make_revocation(reason, allow_reconnect=allow_reconnect))
 
+    def close_app(self, app_id: UUID, reason: str) -> None:
+        """End all connections whose credential is bound to this app. `reason` is shown to the client."""
+        self._negotiations.revoke(app_id=app_id)
+        connections = self._core.presence.list_all()
+        self._close([connection for connection in connections if connection.principal.app_id == app_id], reason)
+
     def close_token(self, token_id: str, reason: str) -> None:
         """End all connections that came in with this credential. `reason` is shown to the client."""
         self._negotiations.revoke(credential_id=token_id)

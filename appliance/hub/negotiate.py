@@ -43,6 +43,7 @@ class Negotiation:
     token: str
     user_id: UUID
     credential_id: str
+    app_id: UUID | None
     expires_at: float
     state: NegotiationState = NegotiationState.PENDING
     transport: str | None = None
@@ -74,13 +75,16 @@ class Negotiations:
         self._forget_expired()
         return self._pending_of_user.get(user_id, 0)
 
-    def begin(self, user_id: UUID, credential_id: str, version: int) -> Negotiation:
-        """Give out an id. In version 0 the public connection id and the secret token are one and the same."""
+    def begin(self, user_id: UUID, credential_id: str, version: int, *, app_id: UUID | None = None) -> Negotiation:
+        """Give out an id. In version 0 the public connection id and the secret token are one and the same.
+
+        `app_id` is the app that the credential is bound to, if any.
+        """
         self._forget_expired()
         token = secrets.token_urlsafe(_ID_BYTES)
         connection_id = token if version == 0 else secrets.token_urlsafe(_ID_BYTES)
         negotiation = Negotiation(
-            connection_id, token, user_id, credential_id, self._clock.monotonic() + self._lifetime_s
+            connection_id, token, user_id, credential_id, app_id, self._clock.monotonic() + self._lifetime_s
         )
         self._pending[token] = negotiation
         self._pending_of_user[user_id] = self._pending_of_user.get(user_id, 0) + 1
@@ -102,12 +106,16 @@ class Negotiations:
         """The transport has ended: the id is unknown from now on."""
         self._open.pop(negotiation.token, None)
 
-    def revoke(self, *, user_id: UUID | None = None, credential_id: str | None = None) -> None:
-        """Forget the pending ids of a user or of a credential."""
+    def revoke(
+        self, *, user_id: UUID | None = None, credential_id: str | None = None, app_id: UUID | None = None
+    ) -> None:
+        """Forget the pending ids of a user, of a credential, or of the credentials that are bound to an app."""
         revoked = [
             token
             for token, negotiation in self._pending.items()
-            if negotiation.user_id == user_id or negotiation.credential_id == credential_id
+            if negotiation.user_id == user_id
+            or negotiation.credential_id == credential_id
+            or (app_id is not None and negotiation.app_id == app_id)
         ]
         for token in revoked:
             self._drop_pending(token)

@@ -33,6 +33,8 @@ POLL_EVERY_S: Final = 1.0
 _REASONS: Final = {
     Change.USER_DISABLED: "This account was disabled.",
     Change.USER_PASSWORD_SET: "The password was changed. Sign in again.",
+    Change.APP_DISABLED: "This app was disabled.",
+    Change.APP_SECRET_ROTATED: "The app's secret was changed. Sign in again.",
     Change.SESSION_ENDED: "Signed out.",
     Change.REFRESH_FAMILY_REVOKED: "Signed out.",
     Change.REFRESH_TOKEN_REUSED: "This sign-in was used from two places and was ended. Sign in again.",
@@ -44,6 +46,8 @@ class RevocationWatcher(Protocol):
     """Who holds open connections and must close them; called on the event loop, must return at once."""
 
     def close_user(self, user_id: UUID, reason: str) -> object: ...
+
+    def close_app(self, app_id: UUID, reason: str) -> object: ...
 
     def close_token(self, token_id: str, reason: str) -> object: ...
 
@@ -110,7 +114,9 @@ class RevocationFeed:
             self._revocations.revoke_user(user_id, entry.at)
             self._tell(lambda watcher: watcher.close_user(user_id, reason))
         elif kind == "app":
-            self._revocations.revoke_app(UUID(name), entry.at)
+            app_id = UUID(name)
+            self._revocations.revoke_app(app_id, entry.at)
+            self._tell(lambda watcher: watcher.close_app(app_id, reason))
         else:
             self._revocations.revoke_token(name, entry.at)
             self._tell(lambda watcher: watcher.close_token(name, reason))

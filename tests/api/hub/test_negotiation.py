@@ -15,6 +15,7 @@ from appliance.hub.limits import HubLimits
 from tests.doubles.hub_client import open_hub, open_socket
 from tests.doubles.hub_server import ALICE, HubServer, run_hub
 
+SHOP = UUID(int=7)
 ALICE_HEADERS = {"Authorization": "Bearer alice"}
 ID = re.compile(r"[A-Za-z0-9_-]{22}")
 
@@ -170,11 +171,15 @@ class TestRefusals:
         assert (await http.get(query)).status_code == 404
         assert (await refused_status(server, query))[":status"] == "404"
 
-    @pytest.mark.parametrize("what", ["user", "token"])
+    @pytest.mark.parametrize("what", ["user", "token", "app"])
     async def test_a_revoked_id_opens_nothing(self, server: HubServer, http: httpx.AsyncClient, what: str) -> None:
+        principals = server.backend.principals
+        principals["alice"] = replace(principals["alice"], app_id=SHOP)
         query = f"?id={(await negotiate(http))['connectionToken']}"
         if what == "user":
             server.hub.close_user(ALICE, "Gone.")
+        elif what == "app":
+            server.hub.close_app(SHOP, "Gone.")
         else:
             server.hub.close_token("token-of-alice", "Gone.")
         assert (await refused_status(server, query))[":status"] == "404"

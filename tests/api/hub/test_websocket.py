@@ -3,7 +3,9 @@
 import asyncio
 import json
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import pytest
 
@@ -11,6 +13,8 @@ from appliance.hub.limits import HubLimits
 from appliance.hub.protocol import ProtocolTimes
 from tests.doubles.hub_client import open_hub, open_socket
 from tests.doubles.hub_server import ALICE, HubServer, run_hub, wait_until
+
+SHOP, OTHER_SHOP = UUID(int=7), UUID(int=8)
 
 
 class TestHandshake:
@@ -203,6 +207,17 @@ class TestEnding:
                 assert (await other.closing())[0] == [{"type": 7, "error": "Your account was disabled."}]
             else:
                 assert (await other.invoke("X"))["error"]
+
+    async def test_a_revoked_app_loses_the_connections_of_its_tokens_and_no_other(self, server: HubServer) -> None:
+        # The story: disabling an app, or changing its secret, left its users' connections open.
+        bound = server.backend.add_user("shopper", ALICE)
+        server.backend.principals["shopper"] = replace(bound, app_id=SHOP)
+        async with open_hub(server.ws, "shopper") as shopper, open_hub(server.ws) as unbound:
+            server.hub.close_app(OTHER_SHOP, "Another app.")
+            assert (await shopper.invoke("X"))["error"]
+            server.hub.close_app(SHOP, "This app was disabled.")
+            assert await shopper.closing() == ([{"type": 7, "error": "This app was disabled."}], 1000)
+            assert (await unbound.invoke("X"))["error"]
 
     async def test_draining_tells_everybody_to_come_back_and_lets_nobody_in(self, server: HubServer) -> None:
         async with open_hub(server.ws) as plain, open_hub(server.ws) as full:

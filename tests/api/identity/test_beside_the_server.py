@@ -66,6 +66,29 @@ async def test_a_rotated_secret_voids_the_apps_tokens_in_the_running_server(
     assert (await http.get(f"/push/devices/{app.id}", headers=headers)).status_code == 200
 
 
+async def test_a_rotated_secret_closes_the_hub_connections_of_the_apps_users(
+    server: RunningAppliance, http: httpx.AsyncClient, app: TestApp, user: TestUser
+):
+    url = f"ws://127.0.0.1:{server.port}/hubs/notifications"
+    form = {"grant_type": "password", "username": user.username, "password": user.password, "client_id": str(app.id)}
+    bound = (await http.post("/oauth/token", data=form)).json()["access_token"]
+    async with (
+        connect(url, additional_headers={"authorization": f"Bearer {bound}"}) as socket,
+        connect(url, additional_headers=user.headers) as other,
+    ):
+        for one in (socket, other):
+            await one.send('{"protocol":"json","version":1}\x1e')
+            assert await one.recv() == "{}\x1e"
+        code, _, trouble = await carillon(server, "app", "rotate-secret", str(app.id))
+        assert code == 0, trouble
+        async with asyncio.timeout(FOLLOW_DEADLINE_S):
+            closing = str(await socket.recv())
+        assert '"type":7' in closing and "secret was changed" in closing
+        await other.send('{"type":1,"target":"X","invocationId":"1","arguments":[]}\x1e')
+        async with asyncio.timeout(FOLLOW_DEADLINE_S):
+            assert '"type":3' in str(await other.recv())
+
+
 async def test_a_user_made_on_the_command_line_signs_in_at_once(server: RunningAppliance, http: httpx.AsyncClient):
     name = "made-outside"
     code, out, trouble = await carillon(server, "user", "add", name, "--password-stdin", stdin="a long password\n")

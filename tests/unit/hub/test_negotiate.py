@@ -9,6 +9,7 @@ from appliance.hub.negotiate import Negotiations, TransportOffer, VersionRefused
 from tests.doubles.hand_clock import HandClock
 
 USER, OTHER = UUID(int=1), UUID(int=2)
+SHOP, OTHER_SHOP = UUID(int=7), UUID(int=8)
 OFFERS = [TransportOffer("WebSockets", ("Text",))]
 
 
@@ -86,3 +87,15 @@ def test_revoking_a_user_or_a_credential_forgets_their_pending_ids_only() -> Non
     negotiations.revoke(user_id=USER)
     assert negotiations.find(also_mine.token) is None
     assert negotiations.find(other.token) is other
+
+
+def test_revoking_an_app_forgets_the_pending_ids_of_its_credentials_only() -> None:
+    negotiations, _ = make_negotiations()
+    bound = negotiations.begin(USER, "t1", 1, app_id=SHOP)
+    elsewhere = negotiations.begin(USER, "t2", 1, app_id=OTHER_SHOP)
+    unbound = negotiations.begin(USER, "t3", 1)
+    negotiations.revoke(app_id=SHOP)
+    assert negotiations.find(bound.token) is None
+    assert negotiations.find(elsewhere.token) is elsewhere
+    negotiations.revoke(user_id=OTHER)
+    assert negotiations.find(unbound.token) is unbound

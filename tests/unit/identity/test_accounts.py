@@ -121,6 +121,8 @@ async def test_disabling_a_user_ends_tokens_sessions_and_connections_at_once(ide
         def close_user(self, user_id: object, reason: str) -> None:
             closed.append((str(user_id), reason))
 
+        def close_app(self, app_id: object, reason: str) -> None: ...
+
         def close_token(self, token_id: str, reason: str) -> None:
             raise AssertionError("nothing but the user was revoked")
 

@@ -43,6 +43,8 @@ async def test_signing_out_closes_the_connections_of_that_browser_only(identity:
         def close_user(self, user_id: object, reason: str) -> None:
             raise AssertionError("the user stays signed in elsewhere")
 
+        def close_app(self, app_id: object, reason: str) -> None: ...
+
         def close_token(self, token_id: str, reason: str) -> None:
             closed.append(token_id)
 
@@ -172,6 +174,8 @@ async def test_a_running_server_follows_by_itself(
         def close_user(self, user_id: object, reason: str) -> None:
             followed.set()
 
+        def close_app(self, app_id: object, reason: str) -> None: ...
+
         def close_token(self, token_id: str, reason: str) -> None: ...
 
     async with open_identity(database, settings, clock) as server, open_another() as command_line:
@@ -182,12 +186,40 @@ async def test_a_running_server_follows_by_itself(
             await followed.wait()
 
 
+@pytest.mark.parametrize("change", ["disabling", "rotation"])
+async def test_what_ends_an_apps_tokens_closes_the_connections_made_with_them(identity: Identity, change: str):
+    # The story: the tokens of an app's users stopped counting when the app was disabled or got another secret, but the
+    # hub connections that they had opened stayed open, and got notifications, until the tokens ran out.
+    closed: list[tuple[object, str]] = []
+
+    class Watcher:
+        def close_user(self, user_id: object, reason: str) -> None:
+            raise AssertionError("the user stays signed in elsewhere")
+
+        def close_app(self, app_id: object, reason: str) -> None:
+            closed.append((app_id, reason))
+
+        def close_token(self, token_id: str, reason: str) -> None:
+            raise AssertionError("the app was revoked, not a token")
+
+    app = (await identity.create_app("Shop")).app
+    identity.watch(Watcher())
+    if change == "disabling":
+        await identity.apps.disable_app(app.id)
+        assert closed == [(app.id, "This app was disabled.")]
+    else:
+        await identity.rotate_secret(app.id)
+        assert closed == [(app.id, "The app's secret was changed. Sign in again.")]
+
+
 async def test_a_watcher_that_fails_does_not_keep_the_revocation_from_the_next(identity: Identity):
     told: list[object] = []
 
     class Broken:
         def close_user(self, user_id: object, reason: str) -> None:
             raise RuntimeError("a bug in a watcher")
+
+        def close_app(self, app_id: object, reason: str) -> None: ...
 
         def close_token(self, token_id: str, reason: str) -> None: ...
 
