@@ -1,10 +1,12 @@
 """Access tokens: EdDSA-signed JWTs in the profile of RFC 9068, made and verified here.
 
 Exactly one algorithm, one header form and one audience exist, so there is nothing for a forged header to choose. A
-token that was verified once is remembered until it runs out; a revocation is noticed at once.
+token that was verified once is remembered until it runs out; a revocation is noticed at once. `iat` and `exp` are whole
+seconds and `exp - iat` is the lifetime; the private claim `iat_us` holds the microseconds after `iat`.
 """
 
 import base64
+import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -78,8 +80,11 @@ class _Claims(msgspec.Struct, omit_defaults=True):
     aud: str
     sub: UUID
     jti: str
+    # Whole in what is issued here; tokens of earlier versions carry the fraction in it.
     iat: Annotated[float, _REPRESENTABLE]
     exp: Annotated[int, _REPRESENTABLE]
+    # Microseconds after `iat`: what is issued right after a revocation counts, what is issued right before does not.
+    iat_us: Annotated[int, msgspec.Meta(ge=0, le=999_999)] = 0
     client_id: UUID | None = None
     role: Role | None = None
     scope: str = ""
@@ -200,14 +205,15 @@ class TokenIssuer:
     def _claims(self, subject: UUID, now: datetime, lifetime: timedelta) -> _Claims:
         if not timedelta() < lifetime <= MAX_TOKEN_LIFETIME:
             raise ValueError(f"An access token lives up to {MAX_TOKEN_LIFETIME}, not {lifetime}.")
+        issued_s = int(now.replace(microsecond=0).timestamp())
         return _Claims(
             iss=self._issuer,
             aud=AUDIENCE,
             sub=subject,
             jti=secrets.token_urlsafe(16),
-            # A fraction is legal (RFC 7519 section 2) and needed: what is issued right after a revocation counts.
-            iat=now.timestamp(),
-            exp=int((now + lifetime).timestamp()),
+            iat=issued_s,
+            exp=issued_s + math.ceil(lifetime.total_seconds()),
+            iat_us=now.microsecond,
         )
 
     def _sign(self, claims: _Claims) -> IssuedToken:
@@ -230,7 +236,7 @@ class TokenIssuer:
         return _Known(
             principal=_principal(claims, expires_at),
             jti=claims.jti,
-            issued_at=_instant(claims.iat),
+            issued_at=_instant(claims.iat) + timedelta(microseconds=claims.iat_us),
             counts_until=expires_at if key.retire_after is None else min(expires_at, key.retire_after),
         )
 

@@ -103,6 +103,28 @@ def test_a_token_counts_until_the_very_instant_that_its_principal_names(issuer):
     assert refusal(TokenIssuer([issuer._newest], ISSUER), issued.token.reveal(), ends_at) is RefusalReason.EXPIRED
 
 
+@pytest.mark.parametrize("lifetime_s", [1, 1800, 24 * 3600])
+def test_exp_minus_iat_is_the_lifetime_in_whole_seconds(issuer, lifetime_s):
+    """A token for a day once said iat 12:00:00.25 and exp 12:00:00 of the next day, so it lived 86 399.75 s."""
+    issued = issuer.issue_user_token(USER, Role.MEMBER, NOW, timedelta(seconds=lifetime_s))
+
+    claims = jwt.decode(issued.token.reveal(), options={"verify_signature": False})
+
+    assert (type(claims["iat"]), type(claims["exp"])) == (int, int)
+    assert claims["iat"] == int(NOW.timestamp())
+    assert claims["exp"] - claims["iat"] == issued.lifetime_s == lifetime_s
+    assert issued.expires_at == NOW.replace(microsecond=0) + timedelta(seconds=lifetime_s)
+
+
+def test_a_token_of_an_earlier_version_with_a_fraction_in_iat_keeps_its_instant(issuer, key):
+    token = forged(key, iat=NOW.timestamp())
+
+    issuer.revoke_app(APP, NOW)
+    assert issuer.verify(token, NOW).app_id == APP
+    issuer.revoke_app(APP, NOW + timedelta(microseconds=1))
+    assert refusal(issuer, token) is RefusalReason.REVOKED
+
+
 def test_a_token_survives_a_clock_that_jumps_back_an_hour(issuer):
     issued = issuer.issue_app_token(APP, [], NOW)
 
