@@ -78,7 +78,8 @@ class RevocationFeed:
             self._revocations.revoke_user(user_id, at)
         for app_id, at in await list_app_tokens_valid_from(self._database, since):
             self._revocations.revoke_app(app_id, at)
-        await self._follow(since)
+        # Told at INFO when they happened; a start-up would tell a whole day of them again.
+        await self._follow(since, log_level=logging.DEBUG)
         self._followed_until = now
 
     async def poll(self) -> int:
@@ -89,7 +90,7 @@ class RevocationFeed:
         self._forget(now - 4 * OVERLAP)
         return applied
 
-    def apply(self, entry: AuditEntry) -> bool:
+    def apply(self, entry: AuditEntry, *, log_level: int = logging.INFO) -> bool:
         """Apply one entry; False when it was applied before or revokes nothing."""
         if entry.id in self._seen or entry.action not in FOLLOWED:
             return False
@@ -104,7 +105,7 @@ class RevocationFeed:
             # A damaged entry must not keep the ones behind it from being followed.
             logger.exception("revocation_not_readable", extra={"entry": str(entry.id)})
             return False
-        logger.info("revocation_applied", extra={"change": change.value, "target": entry.target})
+        logger.log(log_level, "revocation_applied", extra={"change": change.value, "target": entry.target})
         return True
 
     def _revoke(self, entry: AuditEntry, reason: str) -> None:
@@ -121,12 +122,12 @@ class RevocationFeed:
             self._revocations.revoke_token(name, entry.at)
             self._tell(lambda watcher: watcher.close_token(name, reason))
 
-    async def _follow(self, since: datetime) -> int:
+    async def _follow(self, since: datetime, *, log_level: int = logging.INFO) -> int:
         applied = 0
         after: tuple[datetime, UUID] | None = None
         while True:
             page = await list_since(self._database, since, FOLLOWED, after=after)
-            applied += sum(self.apply(entry) for entry in page)
+            applied += sum(self.apply(entry, log_level=log_level) for entry in page)
             if len(page) < MAX_PAGE:
                 return applied
             after = (page[-1].at, page[-1].id)

@@ -247,6 +247,28 @@ async def test_a_restart_learns_of_more_revocations_than_fit_a_page(
         assert [restarted.verify_access_token(grant.access_token.reveal()) for grant in grants] == [None] * 7
 
 
+async def test_a_start_does_not_tell_the_revocations_of_the_past_again(
+    identity: Identity, open_another: OpenIdentity, clock: HandClock, caplog: pytest.LogCaptureFixture
+):
+    """Each start once logged every revocation of the last day at INFO, as if it had just happened."""
+    caplog.set_level("INFO", logger="appliance.api.identity.revocation_feed")
+    made = await identity.create_app("Shop")
+    grant = await identity.grants.for_app(str(made.app.id), made.client_secret, None)
+    await identity.grants.revoke(grant.access_token, client=None, address=HOME)
+    assert [record.message for record in caplog.records] == ["revocation_applied"]
+    caplog.clear()
+    clock.pass_s(60)
+    async with open_another() as restarted:
+        assert restarted.verify_access_token(grant.access_token.reveal()) is None
+        assert caplog.records == []
+        later = await identity.grants.for_app(str(made.app.id), made.client_secret, None)
+        await identity.grants.revoke(later.access_token, client=None, address=HOME)
+        caplog.clear()
+        clock.pass_s(1)
+        assert await restarted.follow_revocations() == 1
+        assert [record.message for record in caplog.records] == ["revocation_applied"]
+
+
 async def test_housekeeping_drops_what_has_run_out(identity: Identity, database: Database, clock: HandClock):
     user = await identity.create_user("anna", PASSWORD)
     await identity.sessions.open(user, address=HOME, user_agent="")
