@@ -78,7 +78,11 @@ class Application:
         scope["raw_send"] = send
         scope["raw_receive"] = receive
         if kind == "http":
-            await self._served(scope, receive, self._counting(scope, send))
+            send = self._counting(scope, send)
+            if scope["method"] == "HEAD" and not scope["path"].startswith(MOUNT_PATH):
+                # RFC 9110 section 9.3.2: as GET, without the content. Monitors ask so.
+                scope["method"], send = "GET", _without_content(send)
+            await self._served(scope, receive, send)
         else:
             await self._served(scope, receive, send)
 
@@ -177,6 +181,15 @@ async def _running(engine: DeliveryEngine, housekeeper: Housekeeper, seen: SeenD
             logger.error("task_did_not_stop", extra={"task": task.get_name()})
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _without_content(send: Send) -> Send:
+    async def sent(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return sent
 
 
 def _mount_hub(hub: Hub) -> ASGIRouteHandler:

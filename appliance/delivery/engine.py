@@ -117,6 +117,10 @@ class DeliveryEngine:
     def hand_over(self, released: Sequence[Released]) -> None:
         """Take what has just been committed; it is offered in this order."""
         self._handed_over.extend(released)
+        # They are not read back before they are due: the latest moment for that is when they expire.
+        expiries = [one.expires_at for one in released if one.deliveries]
+        if expiries and (self._look_at is None or min(expiries) < self._look_at):
+            self._look_at = min(expiries)
         self._wake.set()
 
     def wake(self) -> None:

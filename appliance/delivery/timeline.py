@@ -167,6 +167,8 @@ def _sum_up(notification: NotificationRow, deliveries: Sequence[DeliveryStory]) 
     if notification.state is NotificationState.SCHEDULED and notification.send_at is not None:
         return "scheduled", f"It is scheduled for {notification.send_at:%Y-%m-%d %H:%M:%S} UTC and can be withdrawn."
     if notification.state is NotificationState.WITHDRAWN:
+        if not deliveries:
+            return "withdrawn", "The sender withdrew it before it was sent to anybody."
         return "withdrawn", _count(deliveries, "The sender withdrew it; ")
     if notification.state is NotificationState.EXPIRED:
         return "expired", "Its time to live ended before the server could send it: the server was not running then."

@@ -70,7 +70,10 @@ class NotEnrolled(Forbidden):
     title = "The user is not enrolled in this app"
 
     def __init__(self, field: str = "user_id") -> None:
-        super().__init__("Enrol the user in this app first, or let them register a device with it.")
+        super().__init__(
+            "No active user with this id is enrolled in this app: check the id, enrol the user (carillon user enrol), "
+            "or let them register a device with the app."
+        )
         self.field = field
 
 
