@@ -159,6 +159,8 @@ def _explain(state: DeliveryState, delivery: StoredDelivery, notification: Notif
             return f"Its time to live ran out before it could be delivered.{why}"
         case DeliveryState.WITHDRAWN:
             return "The sender withdrew it before it was shown."
+        case DeliveryState.SUPPRESSED if notification.content.collapse_key is not None:
+            return "A newer notification with the same collapse key replaced it before it was shown."
         case DeliveryState.SUPPRESSED:
             return "It was held back: the device was handed to another user or muted."
 

@@ -157,6 +157,7 @@ def accept_job(
             rows.append(_notification_row(app_id, notification_id, target, sequence, now, starts_at))
         _insert_notifications(transaction, rows)
         _insert_deliveries(transaction, released, plan)
+        _collapse(transaction, released, now)
         return Accepted(tuple(ids), tuple(released), quota)
 
     return job
@@ -213,6 +214,7 @@ def release_job(now: datetime, plan: Plan, limit: int) -> Job[tuple[Released, ..
                 )
             )
         _insert_deliveries(transaction, released, plan)
+        _collapse(transaction, released, now)
         return tuple(released)
 
     return job
@@ -479,6 +481,27 @@ def _insert_deliveries(transaction: Transaction, released: Sequence[Released], p
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
+
+
+def _collapse(transaction: Transaction, released: Sequence[Released], now: datetime) -> None:
+    """Hold back what waits under the same collapse key of the same app and user: the newer one replaces it."""
+    suppressible = sources(Event.SUPPRESS)
+    for notification in released:
+        if notification.content.collapse_key is not None:
+            transaction.execute(
+                "UPDATE delivery SET state = ?, settled_at = ?, due_at = NULL WHERE notification IN "
+                '(SELECT id FROM notification WHERE "user" = ? AND collapse_key = ? AND app = ? AND sequence < ?) '
+                f"AND state IN ({marks(len(suppressible))})",
+                (
+                    DeliveryState.SUPPRESSED,
+                    now,
+                    notification.user_id,
+                    notification.content.collapse_key,
+                    notification.app_id,
+                    notification.sequence,
+                    *suppressible,
+                ),
+            )
 
 
 def _first_due_at(notification: Released, delivery: PlannedDelivery, plan: Plan) -> datetime:

@@ -12,6 +12,7 @@ INDEXES = (
     "CREATE INDEX delivery_due ON delivery (due_at) WHERE due_at IS NOT NULL",
     "CREATE INDEX delivery_device_open ON delivery (device) WHERE settled_at IS NULL",
     'CREATE UNIQUE INDEX notification_user_sequence ON notification ("user", sequence)',
+    'CREATE INDEX notification_collapse ON notification ("user", collapse_key) WHERE collapse_key IS NOT NULL',
     "CREATE INDEX notification_accepted ON notification (accepted_at)",
     "CREATE INDEX attempt_delivery_number ON attempt (delivery, number)",
     "CREATE INDEX audit_target ON audit (target, at)",

@@ -124,7 +124,7 @@ async def test_a_cut_offer_to_a_client_that_cannot_acknowledge_is_not_taken_for_
     story = await house.story(notification_id)
     assert story.deliveries[0].state == "queued"
     assert [attempt.code for attempt in story.deliveries[0].attempts] == ["slow_reader"]
-    missed = await house.backend.load_missed(user_id, device_id, None, 100)
+    missed = await house.backend.load_missed(user_id, device_id, 0, 100, is_open_only=True)
     assert [n.envelope.id for n in missed.notifications] == [notification_id]
 
 
@@ -273,14 +273,36 @@ async def test_hello_with_a_cursor_settles_what_the_device_has_and_replays_the_r
     assert (missed.complete, missed.cursor) == (True, 5)
 
 
-async def test_too_much_missed_gives_the_newest_and_says_that_it_is_incomplete(house):
+async def test_the_cursor_after_a_page_of_a_long_history_confirms_that_page_and_nothing_else(house):
+    """1500 were missed, the newest 1000 came, and the next Hello marked all 1500 as confirmed by the device."""
     app_id = await house.add_app()
     user_id = await house.add_user(app_id)
     device_id = await house.add_hub_device(user_id)
     ids = [await house.send(app_id, user_id, body=f"{number}") for number in range(5)]
     missed = await house.backend.load_missed(user_id, device_id, 0, 3)
-    assert [n.envelope.id for n in missed.notifications] == ids[2:]
-    assert not missed.complete
+    assert [n.envelope.id for n in missed.notifications] == ids[:3]
+    assert (missed.complete, missed.cursor, missed.has_more) == (True, 3, True)
+    assert await house.backend.count_missed(user_id, device_id, missed.cursor) == 2
+
+    hello = Hello("phone", cursor=missed.cursor, acknowledges=True)
+    await house.backend.register_hello(_principal(house, user_id), hello)
+    states = [(await house.state(notification_id))[0] for notification_id in ids]
+    assert states == ["confirmed"] * 3 + ["queued"] * 2
+
+
+async def test_what_expired_before_the_replay_is_not_confirmed_by_the_cursor_that_follows(house):
+    """The replay leaves an expired notification out; the next cursor lies behind it and once claimed it as shown."""
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    lost = await house.send(app_id, user_id, ttl_s=60)
+    await house.send(app_id, user_id)
+    house.clock.pass_s(61)
+    missed = await house.backend.load_missed(user_id, device_id, 0, 100)
+    assert [n.envelope.sequence for n in missed.notifications] == [2]
+    await house.backend.register_hello(_principal(house, user_id), Hello("phone", 2, acknowledges=True))
+    await house.settle()
+    assert await house.state(lost) == ["expired"]
 
 
 async def test_a_cursor_from_another_life_of_the_database_is_told_that_history_is_incomplete(house):
@@ -302,7 +324,7 @@ async def test_without_a_cursor_a_device_gets_what_is_still_open_for_it(house):
     done = await house.send(app_id, user_id)
     await house.backend.acknowledge(device_id, done, None)
     open_still = await house.send(app_id, user_id)
-    missed = await house.backend.load_missed(user_id, device_id, None, 100)
+    missed = await house.backend.load_missed(user_id, device_id, 0, 100, is_open_only=True)
     assert [n.envelope.id for n in missed.notifications] == [open_still]
 
 
@@ -315,3 +337,23 @@ async def test_a_device_that_was_registered_later_can_acknowledge_what_it_was_re
     assert [n.envelope.id for n in missed.notifications] == [notification_id]
     assert await house.backend.acknowledge(device_id, notification_id, None)
     assert await house.state(notification_id) == ["confirmed"]
+
+
+async def test_a_newer_notification_with_the_same_collapse_key_replaces_what_was_not_shown_yet(house):
+    app_id, other_app = await house.add_app(), await house.add_app()
+    user_id = await house.add_user(app_id, other_app)
+    shown = await house.add_hub_device(user_id, "shown")
+    await house.add_hub_device(user_id, "away")
+    house.hub.connect(shown)
+    old = await house.send(app_id, user_id, collapse_key="score")
+    foreign = await house.send(other_app, user_id, collapse_key="score")
+    plain = await house.send(app_id, user_id)
+    await house.settle()
+    await house.backend.acknowledge(shown, old, None)
+    new = await house.send(app_id, user_id, collapse_key="score")
+    await house.settle()
+    assert sorted(await house.state(old)) == ["confirmed", "suppressed"]
+    told = {delivery.state: delivery.explanation for delivery in (await house.story(old)).deliveries}
+    assert "newer notification" in told["suppressed"]
+    for untouched in (foreign, plain, new):
+        assert sorted(await house.state(untouched)) == ["offered", "queued"]
