@@ -6,6 +6,10 @@ The code is made on the machine's own console and travels in the fragment of the
 server and proxies never log. Only its keyed hash is stored; a new code voids the one before, and each counts for a day.
 Redeeming is one transaction: it burns the code, adds the first admin and opens the admin's session, and it does nothing
 of that when somebody could administer the appliance already. Of two browsers with the same code one becomes the admin.
+
+The code is looked at first and only wrong ones are counted: nobody can guess 256 bits, so the count only keeps the
+noise down, and strangers who use it up cannot keep out the bearer of the right code. What is compared is the keyed
+hash, so the time that takes tells nothing about the code.
 """
 
 import logging
@@ -20,7 +24,7 @@ from appliance.domain.errors import Forbidden, NotFound, TooMany
 from appliance.domain.principal import Role
 from appliance.domain.secret import Secret
 from appliance.security.client_secrets import SecretKind
-from appliance.security.throttle import RateLimiter, Retry, block_of
+from appliance.security.throttle import RateLimiter, Retry, source_of
 from appliance.storage import audit, claims, users
 from appliance.storage.writer import Transaction
 
@@ -72,7 +76,7 @@ async def setup_link(identity: Identity, base_url: str) -> str | None:
 
 
 class ClaimDesk:
-    """Takes claim codes, at most ten a minute from one network."""
+    """Takes claim codes; of wrong ones, at most ten a minute from one address are answered as such."""
 
     def __init__(self, identity: Identity) -> None:
         self._identity = identity
@@ -83,18 +87,20 @@ class ClaimDesk:
     ) -> OpenedSession:
         """Make the bearer of the code the first admin, burn the code and open a session.
 
-        Raises `AlreadySetUp`, `ClaimRefused`, `TooMany`, and `InvalidField` for a name or password that breaks a rule;
-        the code then still counts.
+        Raises `AlreadySetUp`, `ClaimRefused` (`TooMany` after ten wrong codes), and `InvalidField` for a name or
+        password that breaks a rule; the code then still counts.
         """
         identity = self._identity
-        permission = self._limiter.take(block_of(address), identity.clock.monotonic())
-        if isinstance(permission, Retry):
-            raise TooMany("Too many tries from this network. Wait a minute.", retry_after_s=permission.after_s)
         if await identity.is_set_up():
             raise AlreadySetUp
         claim_ids = [hashed.hex() for hashed in identity.secrets.hash_candidates(code, SecretKind.CLAIM_CODE)]
         # A wrong code is refused before the password is hashed, so that guessing costs the house nothing.
         if not await claims.is_claim_open(identity.database, claim_ids, identity.clock.now()):
+            permission = self._limiter.take(source_of(address), identity.clock.monotonic())
+            if isinstance(permission, Retry):
+                raise TooMany(
+                    "Too many wrong codes from this address. Wait a minute.", retry_after_s=permission.after_s
+                )
             logger.warning("claim_refused", extra={"address": address})
             raise ClaimRefused
         admin = await identity.accounts.prepare_user(username, password, role=Role.ADMIN)

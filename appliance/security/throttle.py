@@ -3,11 +3,15 @@
 `RateLimiter` counts exactly in a sliding window. `LogInThrottle` slows down guessing without giving strangers a way to
 lock others out:
 
-* An address from which the account logged in before answers only to its own failures there.
-* Every other address answers to its block (IPv4 /24, IPv6 /64, and for IPv6 also the /48 it may own) for all accounts,
-  and to its block's failures for this account.
-* When an account has many failures from strange addresses, each strange block gets one try and then waits long. That
-  slows a botnet down by its own size; it adds a wait for a member on a new network, and none on a known network.
+* A source is an IPv4 address, or the /64 of an IPv6 address, which is the least that one host can be told by. A source
+  answers to its own failures alone: a right password from a source that has not failed itself is never refused,
+  whoever else guesses, for this account or from the same office.
+* A source from which the account logged in before answers only to its failures for that account.
+* Every other source answers to its failures for this account, and to its failures for all accounts together.
+* When an account has many failures from strange sources, each strange source gets fewer tries and then waits longer.
+  That slows a botnet down by its own size.
+* Who holds an IPv6 /48 holds 65 536 sources. Their failures are counted together, too; that counts only for those
+  among them that have failed themselves within the hour.
 
 All state is in memory, bounded, least recently used first out. Callers tell the time in seconds of a monotonic clock.
 """
@@ -121,13 +125,14 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class LogInRules:
-    """How many failures are borne before waits begin. An office behind one address shares `block` and `wide_block`."""
+    """How many failures are borne before waits begin. An office that goes out by one address is one `source`."""
 
-    known_address: Allowance = Allowance(tries=10, refill_s=30)
-    account_in_block: Allowance = Allowance(tries=5, refill_s=60)
-    account_in_block_under_attack: Allowance = Allowance(tries=1, refill_s=300)
-    block: Allowance = Allowance(tries=30, refill_s=20)
+    known_source: Allowance = Allowance(tries=10, refill_s=30)
+    account_at_source: Allowance = Allowance(tries=5, refill_s=60)
+    account_at_source_under_attack: Allowance = Allowance(tries=3, refill_s=300)
+    source: Allowance = Allowance(tries=30, refill_s=20)
     wide_block: Allowance = Allowance(tries=120, refill_s=5)
+    wide_block_binds_for_s: float = 3600
     attack_failures: int = 20
     attack_fades_s: float = 120
     known_per_account: int = 16
@@ -146,11 +151,13 @@ class LogInThrottle:
         self._buckets: _Recent[_Place, TokenBucket] = _Recent(max_keys)
         self._pressure: _Recent[str, _Pressure] = _Recent(max_keys)
         self._known: _Recent[str, OrderedDict[str, None]] = _Recent(max_keys)
+        self._failed_at_s: _Recent[str, float] = _Recent(max_keys)
 
     def begin(self, account: str, address: str, now_s: float) -> Permission:
         """Take a try of every bucket that concerns it, or take none and tell the longest wait."""
         places = self._places(account, address, now_s)
-        wait_s = max(self._wait_s(place, allowance, now_s) for place, allowance in places)
+        binding = places + self._wide_places(account, address, now_s)
+        wait_s = max(self._wait_s(place, allowance, now_s) for place, allowance in binding)
         if wait_s > 0:
             return Retry(_whole_seconds(wait_s))
         for place, allowance in places:
@@ -160,9 +167,17 @@ class LogInThrottle:
     def fail(self, account: str, address: str, now_s: float) -> None:
         """Keep the try spent: the password was wrong."""
         account = _fold(account)
-        if not self._is_known(account, address):
-            pressure = self._pressure.get(account) or self._pressure.put(account, _Pressure())
-            pressure.add(now_s, self._rules)
+        if self._is_known(account, address):
+            return
+        pressure = self._pressure.get(account) or self._pressure.put(account, _Pressure())
+        pressure.add(now_s, self._rules)
+        wide_block = wide_block_of(address)
+        if wide_block is not None:
+            self._failed_at_s.put(source_of(address), now_s)
+            bucket = self._bucket(_wide_place(wide_block), self._rules.wide_block, now_s)
+            # Never below empty: sources that fail for the first time are let through, and must leave no debt to others.
+            if bucket.wait_s(self._rules.wide_block, now_s) == 0:
+                bucket.take()
 
     def succeed(self, account: str, address: str, now_s: float) -> None:
         """Give the try back, remember the address as good for the account and forgive its failures there."""
@@ -182,29 +197,35 @@ class LogInThrottle:
         """Count the address as one from which the account has logged in; the 16 latest are kept."""
         account = _fold(account)
         addresses = self._known.get(account) or self._known.put(account, OrderedDict())
-        addresses[_home(address)] = None
-        addresses.move_to_end(_home(address))
+        addresses[source_of(address)] = None
+        addresses.move_to_end(source_of(address))
         if len(addresses) > self._rules.known_per_account:
             addresses.popitem(last=False)
 
     def _is_known(self, account: str, address: str) -> bool:
-        return _home(address) in (self._known.get(account) or ())
+        return source_of(address) in (self._known.get(account) or ())
 
     def _places(self, account: str, address: str, now_s: float) -> list[tuple[_Place, Allowance]]:
         account, rules = _fold(account), self._rules
         if self._is_known(account, address):
-            return [(("known", account, _home(address)), rules.known_address)]
+            return [(("known", account, source_of(address)), rules.known_source)]
         pressure = self._pressure.get(account)
         is_attacked = pressure is not None and pressure.failures(now_s, rules) >= rules.attack_failures
-        in_block = rules.account_in_block_under_attack if is_attacked else rules.account_in_block
-        places = [
-            (("account", account, block_of(address)), in_block),
-            (("block", "", block_of(address)), rules.block),
+        at_source = rules.account_at_source_under_attack if is_attacked else rules.account_at_source
+        return [
+            (("account", account, source_of(address)), at_source),
+            (("source", "", source_of(address)), rules.source),
         ]
+
+    def _wide_places(self, account: str, address: str, now_s: float) -> list[tuple[_Place, Allowance]]:
+        """Give the /48 that binds this source; none when the source has not failed itself."""
         wide_block = wide_block_of(address)
-        if wide_block is not None:
-            places.append((("wide", "", wide_block), rules.wide_block))
-        return places
+        if wide_block is None or self._is_known(_fold(account), address):
+            return []
+        failed_at_s = self._failed_at_s.get(source_of(address))
+        if failed_at_s is None or now_s - failed_at_s >= self._rules.wide_block_binds_for_s:
+            return []
+        return [(_wide_place(wide_block), self._rules.wide_block)]
 
     def _wait_s(self, place: _Place, allowance: Allowance, now_s: float) -> float:
         # A refused try makes no bucket, so a flood of invented names cannot push out the buckets that count.
@@ -215,15 +236,15 @@ class LogInThrottle:
         return self._buckets.get(place) or self._buckets.put(place, TokenBucket(allowance, now_s))
 
 
-def block_of(address: str) -> str:
-    """Give the block that a stranger at the address can be expected to hold: IPv4 /24, IPv6 /64.
+def source_of(address: str) -> str:
+    """Give the source that an address counts as: IPv4 whole, IPv6 by its /64, whose lower half hosts change themselves.
 
-    What is no address (a Unix socket's empty peer) is a block of its own.
+    What is no address (a Unix socket's empty peer) is a source of its own.
     """
     parsed = _parse(address)
     if parsed is None:
         return "no-address"
-    return str(ip_network((parsed, 64 if parsed.version == 6 else 24), strict=False))
+    return str(parsed) if parsed.version == 4 else str(ip_network((parsed, 64), strict=False))
 
 
 def wide_block_of(address: str) -> str | None:
@@ -234,10 +255,8 @@ def wide_block_of(address: str) -> str | None:
     return str(ip_network((parsed, 48), strict=False))
 
 
-def _home(address: str) -> str:
-    # IPv6 hosts change their lower half by themselves; an IPv4 address is taken whole.
-    parsed = _parse(address)
-    return str(parsed) if parsed is not None and parsed.version == 4 else block_of(address)
+def _wide_place(wide_block: str) -> _Place:
+    return ("wide", "", wide_block)
 
 
 def _parse(address: str) -> IPv4Address | IPv6Address | None:

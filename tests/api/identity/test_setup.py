@@ -13,6 +13,7 @@ from tests.doubles.appliance import RunningAppliance
 from wizard.claim import setup_link
 
 CLAIM = "/wizard/api/claim"
+SESSION = "/account/session"
 OWNER = {"username": "owner", "password": "a sentence of mine"}
 
 
@@ -126,6 +127,62 @@ async def test_strangers_do_not_lock_the_owner_out(new_appliance: RunningApplian
     assert statuses == {401, 429}
     signed_in = await browser.post("/account/session", json=OWNER)
     assert signed_in.status_code == 201, signed_in.text
+
+
+async def test_guessed_codes_from_elsewhere_on_the_lan_do_not_keep_the_owner_out(
+    new_appliance: RunningAppliance, browser: httpx.AsyncClient
+):
+    """14 wrong codes from 127.0.0.7 once made the right one from 127.0.0.1 answer 429."""
+    code = await make_code(new_appliance)
+    async with neighbour(new_appliance, "127.0.0.7") as stranger:
+        statuses = [
+            (await stranger.post(CLAIM, json={"code": f"guess-{number}", **OWNER})).status_code for number in range(14)
+        ]
+    assert statuses == [403] * 10 + [429] * 4
+    claimed = await browser.post(CLAIM, json={"code": code, **OWNER})
+    assert claimed.status_code == 201, claimed.text
+
+
+async def test_the_owner_who_mistyped_too_often_is_let_in_with_the_right_code(
+    new_appliance: RunningAppliance, browser: httpx.AsyncClient
+):
+    code = await make_code(new_appliance)
+    for number in range(14):
+        await browser.post(CLAIM, json={"code": f"guess-{number}", **OWNER})
+    assert (await browser.post(CLAIM, json={"code": "one more", **OWNER})).status_code == 429
+    assert (await browser.post(CLAIM, json={"code": code, **OWNER})).status_code == 201
+
+
+async def test_a_stranger_on_the_lan_who_guesses_passwords_harms_only_himself(new_appliance: RunningAppliance):
+    """8 wrong passwords for zoe, or 40 for made-up names, from another address of the /24 once kept zoe out."""
+    password = "a sentence of zoe's"
+    async with new_appliance.identity() as identity:
+        await identity.create_user("zoe", Secret(password))
+    right = {"username": "zoe", "password": password}
+    async with neighbour(new_appliance, "127.0.0.2") as stranger:
+        for _ in range(8):
+            reply = await stranger.post(SESSION, json={"username": "zoe", "password": "a guess"})
+        assert reply.status_code == 429
+        assert (await stranger.post(SESSION, json=right)).status_code == 429
+    async with neighbour(new_appliance, "127.0.0.3") as stranger:
+        for number in range(40):
+            reply = await stranger.post(SESSION, json={"username": f"made-up-{number}", "password": "a guess"})
+        assert reply.status_code == 429
+    for number in range(21, 31):
+        # Now zoe's account has failures from many addresses.
+        async with neighbour(new_appliance, f"127.0.0.{number}") as stranger:
+            for _ in range(3):
+                await stranger.post(SESSION, json={"username": "zoe", "password": "a guess"})
+    for home in ("127.0.0.1", "127.0.0.4"):
+        async with neighbour(new_appliance, home) as zoe:
+            signed_in = await zoe.post(SESSION, json=right)
+            assert signed_in.status_code == 201, signed_in.text
+
+
+def neighbour(appliance: RunningAppliance, address: str) -> httpx.AsyncClient:
+    """A program on the same /24 that asks from this address."""
+    transport = httpx.AsyncHTTPTransport(local_address=address)
+    return httpx.AsyncClient(base_url=appliance.base_url, transport=transport, timeout=20)
 
 
 async def is_set_up(appliance: RunningAppliance) -> bool:
