@@ -12,11 +12,12 @@ from appliance.domain.clock import Clock
 from appliance.domain.errors import CarillonError
 from appliance.domain.outcome import OutcomeKind
 from appliance.domain.principal import Principal, PrincipalKind
-from appliance.hub.backend import Hello, HelloAccepted, HelloRefused, Missed
+from appliance.hub.backend import DeviceLost, Hello, HelloAccepted, HelloRefused, Missed
 from appliance.hub.messages import EncodedNotification
 from appliance.storage.database import Database
 from appliance.storage.deliveries import AttemptRow, acknowledge_job, confirm_seen_job
-from appliance.storage.replay import load_missed
+from appliance.storage.devices import load_standing
+from appliance.storage.replay import count_missed, load_missed
 
 logger = logging.getLogger(__name__)
 
@@ -74,16 +75,21 @@ class LiveBackend:
             raise HelloRefused(refusal.detail) from refusal
         return HelloAccepted(device_id)
 
-    async def load_missed(self, user_id: UUID, device_id: UUID, after_sequence: int | None, limit: int) -> Missed:
-        """Load what the device missed, in order."""
+    async def load_missed(
+        self, user_id: UUID, device_id: UUID, after_sequence: int, limit: int, *, is_open_only: bool = False
+    ) -> Missed:
+        """Load a page of what the device missed, in order. Raises `DeviceLost` when it is no longer this user's."""
         missed = await load_missed(
             self._database,
             user_id=user_id,
             device_id=device_id,
             after_sequence=after_sequence,
+            is_open_only=is_open_only,
             limit=limit,
             now=self._clock.now(),
         )
+        if missed is None:
+            raise await self._why_lost(user_id, device_id)
         notifications = [
             EncodedNotification(
                 make_envelope(
@@ -98,7 +104,20 @@ class LiveBackend:
             )
             for row in missed.rows
         ]
-        return Missed(notifications, complete=missed.is_complete, cursor=missed.newest)
+        return Missed(notifications, missed.is_complete, missed.reached, missed.has_more)
+
+    async def count_missed(
+        self, user_id: UUID, device_id: UUID, after_sequence: int, *, is_open_only: bool = False
+    ) -> int:
+        """Count what follows behind that number; 10 000 stands for that many or more."""
+        return await count_missed(
+            self._database,
+            user_id=user_id,
+            device_id=device_id,
+            after_sequence=after_sequence,
+            is_open_only=is_open_only,
+            now=self._clock.now(),
+        )
 
     async def acknowledge(self, device_id: UUID, notification_id: UUID, round_trip_s: float | None) -> bool:
         """Record the acknowledgement durably, in time or late; False for what was never meant for this device."""
@@ -127,6 +146,15 @@ class LiveBackend:
         """What was never written to the socket goes to the next layer."""
         if self._engine is not None:
             self._engine.cut(device_id, notification_ids, reason)
+
+    async def _why_lost(self, user_id: UUID, device_id: UUID) -> DeviceLost:
+        standing = await load_standing(self._database, user_id, device_id)
+        if standing is None:
+            return DeviceLost("This device belongs to another user now.")
+        if standing.revoked_text is not None:
+            return DeviceLost(standing.revoked_text)
+        # Its next Hello makes it reachable here again.
+        return DeviceLost("This device was retired. Connect again.", may_return=True)
 
     async def _confirm_seen(self, device_id: UUID, cursor: int) -> None:
         now = self._clock.now()

@@ -40,17 +40,28 @@ class HelloRefused(Exception):
         self.text = text
 
 
+class DeviceLost(Exception):
+    """The device is no longer this user's; `text` is shown to the client, which `may_return` by itself or not."""
+
+    def __init__(self, text: str, *, may_return: bool = False) -> None:
+        super().__init__(text)
+        self.text = text
+        self.may_return = may_return
+
+
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """What a device has not received, in the order of sequence numbers.
+    """One page of what a device has not received, in the order of sequence numbers, the oldest first.
 
-    `complete` is False when something in between can no longer be given; `cursor` is the user's newest sequence number
-    at the moment of loading, 0 when there is none.
+    `complete` is False when something behind the given number can no longer be given. `cursor` is how far the page
+    reaches: up to this number nothing else is to be given. While there are more pages it is the number of the last
+    notification, else the user's newest at the moment of loading, 0 when there is none.
     """
 
     notifications: Sequence[EncodedNotification]
     complete: bool
     cursor: int
+    has_more: bool = False
 
 
 class HubBackend(Protocol):
@@ -68,8 +79,20 @@ class HubBackend(Protocol):
         """Find or make the device and settle what its cursor confirms. Raises `HelloRefused`."""
         ...
 
-    async def load_missed(self, user_id: UUID, device_id: UUID, after_sequence: int | None, limit: int) -> Missed:
-        """Load what the device missed, at most `limit`; everything committed before the call must be in it."""
+    async def load_missed(
+        self, user_id: UUID, device_id: UUID, after_sequence: int, limit: int, *, is_open_only: bool = False
+    ) -> Missed:
+        """Load the oldest `limit` of what the device missed behind a number; `is_open_only` where it has no cursor.
+
+        Everything committed before the call must be in it or, while `has_more`, in the pages behind it. What is left
+        out (expired, withdrawn, another app's) must never be told of this device as confirmed. Raises `DeviceLost`.
+        """
+        ...
+
+    async def count_missed(
+        self, user_id: UUID, device_id: UUID, after_sequence: int, *, is_open_only: bool = False
+    ) -> int:
+        """Count what the pages behind that number would hold; may stop at a number that then means "or more"."""
         ...
 
     async def acknowledge(self, device_id: UUID, notification_id: UUID, round_trip_s: float | None) -> bool:

@@ -13,7 +13,7 @@ from uuid import UUID
 
 from appliance.domain.errors import CarillonError
 from appliance.hub import endings
-from appliance.hub.backend import HelloRefused, Missed
+from appliance.hub.backend import DeviceLost, HelloRefused, Missed
 from appliance.hub.methods import (
     ACKNOWLEDGE,
     HELLO,
@@ -23,7 +23,7 @@ from appliance.hub.methods import (
     parse_notification_id,
 )
 from appliance.hub.protocol import CompletionReceived, InvocationReceived
-from appliance.hub.replay import Replay
+from appliance.hub.replay import HISTORY_PASSED, Replay
 from appliance.hub.session import Session
 
 if TYPE_CHECKING:
@@ -143,18 +143,22 @@ async def _say_hello(connection: "Connection", call: InvocationReceived) -> None
     replay = session.begin_replay(hello.cursor)
     connection.seat(session)
     try:
-        missed = await _load_round(connection, session, replay)
+        missed = await _load_page(connection, session, replay)
+        left = await _count_behind(connection, session, replay, missed)
+    except DeviceLost as lost:
+        _end_lost(connection, lost)
+        return
     except CallFailed:
         if connection.ending is None:
             connection.unseat(session, "hello_failed")
             connection.go_plain()
         raise
-    history = replay.choose_fresh(missed.notifications, missed.cursor)
+    history = _choose_fresh(connection, session, replay, missed)
     answer = {
         "deviceId": str(session.device_id),
         "cursor": _safe_cursor(missed, history),
         "complete": missed.complete,
-        "missed": len(history),
+        "missed": len(history) + left,
     }
     connection.answer(call.invocation_id, answer)
     connection.spawn(_run_replay(connection, session, replay, history), is_replay=True)
@@ -179,7 +183,10 @@ async def _run_replay(
         if not replay.is_round_owed:
             break
         try:
-            missed = await _load_round(connection, session, replay)
+            missed = await _load_page(connection, session, replay)
+        except DeviceLost as lost:
+            _end_lost(connection, lost)
+            return
         except CallFailed:
             connection.end(endings.INTERNAL_ERROR)
             return
@@ -187,7 +194,7 @@ async def _run_replay(
             # The client was told that it has everything up to here; only a new Hello can tell it otherwise.
             connection.end(endings.HISTORY_INCOMPLETE)
             return
-        history = replay.choose_fresh(missed.notifications, missed.cursor)
+        history = _choose_fresh(connection, session, replay, missed)
     if connection.ending is None:
         session.go_live()
         connection.core.notices.device_connected(connection.user_id, session.device_id, session.acknowledges)
@@ -213,25 +220,58 @@ async def _send_held(connection: "Connection", session: Session, replay: Replay)
     while connection.ending is None and not replay.is_round_owed:
         await connection.wait_for_room()
         held = replay.take_held()
+        _report_passed(connection, session, replay)
         if held is None:
             return
         connection.send_full(session, held, is_measured=True)
 
 
-async def _load_round(connection: "Connection", session: Session, replay: Replay) -> Missed:
+async def _load_page(connection: "Connection", session: Session, replay: Replay) -> Missed:
+    """Load the next page. Raises `CallFailed`, `DeviceLost`."""
     replay.begin_round()
-    backend, limit = connection.core.backend, connection.core.limits.replay_batch
-    work = backend.load_missed(connection.user_id, session.device_id, replay.cursor, limit)
+    backend, limit = connection.core.backend, connection.core.limits.replay_page
+    work = backend.load_missed(
+        connection.user_id, session.device_id, replay.position, limit, is_open_only=replay.is_open_only
+    )
     return await _call_backend(connection, work, "Hello")
 
 
+async def _count_behind(connection: "Connection", session: Session, replay: Replay, missed: Missed) -> int:
+    if not missed.has_more:
+        return 0
+    work = connection.core.backend.count_missed(
+        connection.user_id, session.device_id, missed.cursor, is_open_only=replay.is_open_only
+    )
+    return await _call_backend(connection, work, "Hello")
+
+
+def _choose_fresh(
+    connection: "Connection", session: Session, replay: Replay, missed: Missed
+) -> "Sequence[EncodedNotification]":
+    history = replay.choose_fresh(missed.notifications, missed.cursor, has_more=missed.has_more)
+    _report_passed(connection, session, replay)
+    return history
+
+
+def _report_passed(connection: "Connection", session: Session, replay: Replay) -> None:
+    if passed := replay.take_passed():
+        connection.report_cut(session.device_id, passed, HISTORY_PASSED)
+
+
+def _end_lost(connection: "Connection", lost: DeviceLost) -> None:
+    """End a connection whose device was revoked between its Hello and its seat, or during its replay."""
+    connection.end(endings.make_revocation(lost.text, allow_reconnect=lost.may_return))
+
+
 async def _call_backend(connection: "Connection", work: Awaitable[T], method: str) -> T:
-    """Await the layers above, within the deadline. Raises `CallFailed` with a text for the client."""
+    """Await the layers above, within the deadline. Raises `CallFailed` with a text for the client, `DeviceLost`."""
     try:
         async with asyncio.timeout(connection.core.limits.backend_deadline_s):
             return await work
     except HelloRefused as refused:
         raise CallFailed(refused.text) from None
+    except DeviceLost:
+        raise
     except TimeoutError:
         logger.warning("hub_backend_too_slow", extra={"method": method})
         raise CallFailed(_TOO_SLOW) from None

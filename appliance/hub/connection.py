@@ -31,6 +31,7 @@ from appliance.hub.protocol import (
     PingDue,
     ProtocolViolation,
 )
+from appliance.hub.replay import HISTORY_PASSED
 from appliance.hub.session import Session
 
 logger = logging.getLogger(__name__)
@@ -96,8 +97,8 @@ class Connection:
         if not session.is_behind_history(notification.envelope.sequence):
             self.send_full(session, notification, is_measured=True)
         elif not session.was_in_history(notification.id):
-            # Sending it now would break the order; the client was told that its history is not complete.
-            self.report_cut(session.device_id, [notification.id], "history_passed")
+            # Sending it now would break the order, on which the client's cursor rests (see hub.replay).
+            self.report_cut(session.device_id, [notification.id], HISTORY_PASSED)
 
     def offer_plain(self, notification: EncodedNotification) -> None:
         """Send in the plain dialect, unless the client has said Hello meanwhile or is gone."""

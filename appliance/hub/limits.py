@@ -35,10 +35,12 @@ class HubLimits:
     """`Acknowledge` calls of one connection that wait for the disk. At the bound the connection is not read."""
     offers_remembered: int = 1_024
     """Offers of one session whose round trip is measured; the oldest is forgotten first."""
-    replay_batch: int = 1_000
-    """Most notifications of one replay."""
+    replay_page: int = 200
+    """Notifications that a replay loads at once. What is more follows in further pages, all of it."""
     replay_pending: int = 1_024
-    """Live offers held back while a replay runs. Beyond it offers are refused and a second round fetches them."""
+    """Live offers held back while a replay runs. Beyond it offers are refused and another page fetches them."""
+    replay_remembered: int = 4_096
+    """Ids of what a replay sent. Beyond it the oldest is forgotten, and an offer of it goes to the next layer."""
     fanout_pending: int = 100_000
     """Sends waiting for their turn in a large fan-out. Beyond it the fan-out runs on without giving way."""
 

@@ -20,6 +20,7 @@ class Session:
         "_history_ids",
         "_most_held",
         "_most_remembered",
+        "_most_replayed",
         "_offered_at",
         "_window",
         "acknowledges",
@@ -42,13 +43,14 @@ class Session:
         )
         self._most_remembered = limits.offers_remembered
         self._most_held = limits.replay_pending
+        self._most_replayed = limits.replay_remembered
         self._offered_at: dict[UUID, float] = {}
         self._history_end = 0
         self._history_ids: AbstractSet[UUID] = frozenset()
 
     def begin_replay(self, cursor: int | None) -> Replay:
         """Hold live offers back from now on, until `go_live`."""
-        self.replay = Replay(self._most_held, cursor)
+        self.replay = Replay(self._most_held, cursor, most_remembered=self._most_replayed)
         return self.replay
 
     def go_live(self) -> None:

@@ -154,15 +154,19 @@ def _confirm_replayed(
 def confirm_seen_job(device_id: UUID, cursor: int, attempt: AttemptRow, now: datetime, limit: int) -> Job[int]:
     """Make the job that confirms what the device's own cursor shows that it has, at most `limit`; gives how many.
 
-    A cursor from the future belongs to a database that is no more, and confirms nothing.
+    A device is sent its notifications in order, so its cursor shows all of them that were sent. Not sent are only those
+    that the history left out when it passed their place: expired or withdrawn ones. They are never confirmed here; what
+    has run out by now may have been shown or left out, nobody can tell, and is not confirmed either. A cursor from the
+    future belongs to a database that is no more, and confirms nothing.
     """
 
     def job(transaction: Transaction) -> int:
         rows = transaction.fetch_all(
             "SELECT d.id FROM delivery d JOIN notification n ON n.id = d.notification "
             'JOIN account u ON u.id = d."user" '
-            "WHERE d.device = ? AND d.settled_at IS NULL AND n.sequence <= ? AND u.last_sequence >= ? LIMIT ?",
-            (device_id, cursor, cursor, limit),
+            "WHERE d.device = ? AND d.settled_at IS NULL AND n.sequence <= ? AND u.last_sequence >= ? "
+            "AND n.state = ? AND n.expires_at > ? LIMIT ?",
+            (device_id, cursor, cursor, NotificationState.RELEASED, now, limit),
         )
         for row in rows:
             _apply(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)

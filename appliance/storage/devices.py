@@ -23,6 +23,10 @@ REGISTRATION_WINDOW: Final = timedelta(hours=1)
 MAX_PAGE: Final = 500
 MAX_USER_DEVICES: Final = 1_000
 
+BY_ITS_USER: Final = "Unregistered by its user."
+BY_THE_APP: Final = "Unregistered by the app."
+_REVOKED: Final = frozenset({BY_ITS_USER, BY_THE_APP})
+
 _OPEN_STATES: Final = tuple(sorted(OPEN))
 
 
@@ -81,6 +85,27 @@ class AppDevices:
     devices: Sequence[DeviceRow]
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whether a device is retired, and how: what somebody decided (`is_revoked`) only registering again undoes.
+
+    What a provider said about its address, or its silence, says nothing about its own connection to the hub.
+    """
+
+    id: UUID
+    is_hub_only: bool
+    is_retired: bool
+    is_revoked: bool
+
+    @property
+    def revoked_text(self) -> str | None:
+        """What the client of a revoked device is told; None when it is not revoked."""
+        if not self.is_revoked:
+            return None
+        again = "Sign in again with a new device id." if self.is_hub_only else "Register it again."
+        return f"This device was revoked. {again}"
+
+
 def register_job(registration: Registration, now: datetime) -> Job[Registered]:
     """Make the job that registers a device with an app, enrolling the user where the app allows it.
 
@@ -114,12 +139,18 @@ def bind_installation_job(registration: Registration, now: datetime) -> Job[Regi
 
 def unregister_by_user_job(device_id: UUID, user_id: UUID, now: datetime) -> Job[None]:
     """Make the job by which a user gives a device up. Raises `NotFound` when it is not (or no longer) theirs."""
-    return _retire_job(device_id, '"user" = ?', user_id, "Unregistered by its user.", now)
+    return _retire_job(device_id, '"user" = ?', user_id, BY_ITS_USER, now)
 
 
 def unregister_by_app_job(device_id: UUID, app_id: UUID, now: datetime) -> Job[None]:
     """Make the job by which an app drops a device of its own. Raises `NotFound` for any other."""
-    return _retire_job(device_id, "app = ?", app_id, "Unregistered by the app.", now)
+    return _retire_job(device_id, "app = ?", app_id, BY_THE_APP, now)
+
+
+async def load_standing(database: Database, user_id: UUID, device_id: UUID) -> Standing | None:
+    """Tell how a device of the user stands, retired or not; None when they have none with this id."""
+    row = await database.read_one(f'{_STANDING} WHERE id = ? AND "user" = ?', (device_id, user_id))
+    return None if row is None else _standing(row)
 
 
 def touch_job(device_ids: Sequence[UUID], now: datetime) -> Job[None]:
@@ -175,6 +206,7 @@ async def load_live_device(database: Database, user_id: UUID, address: SealedAdd
     return None if row is None else uuid_of(row[0])
 
 
+_STANDING: Final = "SELECT id, app, retired_at, retired_reason FROM device"
 _SELECT: Final = 'SELECT id, "user", app, platform, label, created_at, last_seen_at FROM device'
 
 
@@ -310,6 +342,16 @@ def _settle_open(transaction: Transaction, device_id: UUID, state: DeliveryState
         "UPDATE delivery SET state = ?, settled_at = ?, due_at = NULL, lease_until = NULL "
         f"WHERE device = ? AND settled_at IS NULL AND state IN ({marks(len(_OPEN_STATES))})",
         (state, now, device_id, *_OPEN_STATES),
+    )
+
+
+def _standing(row: Row) -> Standing:
+    # Only a device of a hub client serves all apps of its user.
+    return Standing(
+        id=uuid_of(row[0]),
+        is_hub_only=row[1] is None,
+        is_retired=row[2] is not None,
+        is_revoked=row[2] is not None and row[3] in _REVOKED,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from appliance.domain.notification import Content, NotificationState
@@ -25,56 +26,94 @@ class MissedRow:
 
 @dataclass(frozen=True, slots=True)
 class MissedRows:
-    """What is replayed. `is_complete` is false when something after the cursor is not kept any more or is too much.
+    """One page of what is replayed, oldest first.
 
-    `newest` is the user's newest sequence number when it was read: the client's next cursor.
+    `reached` is the number up to which nothing further is to be given: the last row's while `has_more`, else the user's
+    newest. `is_complete` is false when something behind the cursor is not kept any more, or the cursor is from a
+    database that is no more.
     """
 
     rows: Sequence[MissedRow]
     is_complete: bool
-    newest: int
+    reached: int
+    has_more: bool
 
+
+MOST_COUNTED: Final = 10_000
 
 _COLUMNS = (
     "n.id, n.app, n.sequence, n.released_at, n.expires_at, "
     "n.title, n.body, n.data, n.type, n.priority, n.ttl_s, n.collapse_key"
 )
 
-_AFTER_CURSOR = (
-    f"SELECT {_COLUMNS} FROM notification n JOIN device v ON v.id = ? "
+_BEHIND = (
+    "FROM notification n JOIN device v ON v.id = ? "
     'WHERE n."user" = ? AND n.sequence > ? AND n.state = ? AND n.expires_at > ? AND (v.app IS NULL OR v.app = n.app) '
-    "ORDER BY n.sequence DESC LIMIT ?"
 )
 
+# CROSS JOIN keeps SQLite from walking through all that the user ever got: few of those are still open.
 _STILL_OPEN = (
-    f"SELECT {_COLUMNS} FROM delivery d JOIN notification n ON n.id = d.notification "
-    'WHERE d.device = ? AND d.settled_at IS NULL AND n."user" = ? AND n.state = ? AND n.expires_at > ? '
-    "ORDER BY n.sequence DESC LIMIT ?"
+    "FROM delivery d CROSS JOIN notification n WHERE n.id = d.notification "
+    'AND d.device = ? AND d.settled_at IS NULL AND n."user" = ? AND n.sequence > ? AND n.state = ? '
+    "AND n.expires_at > ? "
+)
+
+_PAGE_BEHIND = f"SELECT {_COLUMNS} {_BEHIND}ORDER BY n.sequence LIMIT ?"
+
+# The numbers are sorted without the contents, which are read for the page alone.
+_PAGE_STILL_OPEN = (
+    f"SELECT {_COLUMNS} FROM notification n WHERE n.id IN "
+    f"(SELECT n.id {_STILL_OPEN}ORDER BY n.sequence LIMIT ?) ORDER BY n.sequence"
+)
+
+_BOUNDS = (
+    "SELECT u.last_sequence, u.oldest_sequence FROM account u "
+    'JOIN device v ON v."user" = u.id AND v.id = ? AND v.retired_at IS NULL WHERE u.id = ?'
 )
 
 
 async def load_missed(
-    database: Database, *, user_id: UUID, device_id: UUID, after_sequence: int | None, limit: int, now: datetime
-) -> MissedRows:
-    """Read what the device missed: after its cursor, or without one what is still open for it; the newest `limit`.
+    database: Database,
+    *,
+    user_id: UUID,
+    device_id: UUID,
+    after_sequence: int,
+    is_open_only: bool,
+    limit: int,
+    now: datetime,
+) -> MissedRows | None:
+    """Read the oldest `limit` of what the device missed behind a number; None when it is not the user's live device.
 
-    Expired and withdrawn notifications are left out: showing them late is worse than not at all.
+    `is_open_only` is for a device that has no cursor: it gets what is still open for it. Expired and withdrawn
+    notifications are left out: showing them late is worse than not at all.
     """
-    row = await database.read_one("SELECT last_sequence, oldest_sequence FROM account WHERE id = ?", (user_id,))
-    newest, oldest = (int(row[0]), int(row[1])) if row else (0, 1)
-    if after_sequence is None:
-        rows = await database.read(_STILL_OPEN, (device_id, user_id, NotificationState.RELEASED, now, limit + 1))
-        return _missed(rows, limit, newest, is_complete=True)
-    is_known = oldest - 1 <= after_sequence <= newest
+    # The bounds first: what is released between the two reads is then in the page, or its offer comes.
+    bounds = await database.read_one(_BOUNDS, (device_id, user_id))
+    if bounds is None:
+        return None
+    newest, oldest = int(bounds[0]), int(bounds[1])
+    is_known = is_open_only or oldest - 1 <= after_sequence <= newest
     # A cursor from the future was given out by a database that is no more: nothing can be told apart, so all is new.
     start = after_sequence if after_sequence <= newest else 0
-    rows = await database.read(_AFTER_CURSOR, (device_id, user_id, start, NotificationState.RELEASED, now, limit + 1))
-    return _missed(rows, limit, newest, is_complete=is_known)
+    found = await database.read(
+        _PAGE_STILL_OPEN if is_open_only else _PAGE_BEHIND,
+        (device_id, user_id, start, NotificationState.RELEASED, now, limit + 1),
+    )
+    rows = [_missed_row(row) for row in found[:limit]]
+    has_more = len(found) > limit
+    last = rows[-1].sequence if rows else 0
+    return MissedRows(rows, is_known, last if has_more else max(newest, last), has_more)
 
 
-def _missed(rows: Sequence[Row], limit: int, newest: int, *, is_complete: bool) -> MissedRows:
-    kept = [_missed_row(row) for row in reversed(rows[:limit])]
-    return MissedRows(kept, is_complete and len(rows) <= limit, max(newest, kept[-1].sequence if kept else 0))
+async def count_missed(
+    database: Database, *, user_id: UUID, device_id: UUID, after_sequence: int, is_open_only: bool, now: datetime
+) -> int:
+    """Count what `load_missed` would give in all its pages; 10 000 stands for that many or more."""
+    row = await database.read_one(
+        f"SELECT COUNT(*) FROM (SELECT 1 {_STILL_OPEN if is_open_only else _BEHIND}LIMIT ?) AS found",
+        (device_id, user_id, after_sequence, NotificationState.RELEASED, now, MOST_COUNTED),
+    )
+    return int(row[0]) if row else 0
 
 
 def _missed_row(row: Row) -> MissedRow:

@@ -7,7 +7,7 @@ from uuid import UUID, uuid5
 
 from appliance.domain.notification import Envelope, Priority
 from appliance.domain.principal import Principal, PrincipalKind, Role
-from appliance.hub.backend import Hello, HelloAccepted, HelloRefused, Missed
+from appliance.hub.backend import DeviceLost, Hello, HelloAccepted, HelloRefused, Missed
 from appliance.hub.messages import EncodedNotification
 
 _SPACE = UUID("0b6f0d0e-2f0a-4d53-9d9a-0f8a0c9f6a11")
@@ -30,7 +30,9 @@ class MemoryBackend:
         self.hello_gate: asyncio.Event | None = None
         self.load_gate: asyncio.Event | None = None
         self.acknowledge_gate: asyncio.Event | None = None
-        self.loads: list[int | None] = []
+        self.loads: list[tuple[int, bool]] = []
+        self.lost: DeviceLost | None = None
+        self.left_out: set[UUID] = set()
 
     def add_user(
         self,
@@ -77,17 +79,31 @@ class MemoryBackend:
         assert principal.user_id is not None
         return HelloAccepted(self.device_of(principal.user_id, hello.device_id))
 
-    async def load_missed(self, user_id: UUID, device_id: UUID, after_sequence: int | None, limit: int) -> Missed:
-        self.loads.append(after_sequence)
-        kept = self.notifications.get(user_id, [])
+    async def load_missed(
+        self, user_id: UUID, device_id: UUID, after_sequence: int, limit: int, *, is_open_only: bool = False
+    ) -> Missed:
+        self.loads.append((after_sequence, is_open_only))
         # The snapshot is taken before the wait, as a slow query would.
-        missed = [one for one in kept if one.envelope.sequence > (after_sequence or 0)][:limit]
-        cursor = kept[-1].envelope.sequence if kept else 0
-        complete = self.complete
+        newest = max((one.envelope.sequence for one in self.notifications.get(user_id, ())), default=0)
+        missed = self._list_missed(user_id, device_id, after_sequence if after_sequence <= newest else 0, is_open_only)
+        page, has_more = missed[:limit], len(missed) > limit
+        complete, lost = self.complete, self.lost
         if self.load_gate is not None:
             await self.load_gate.wait()
-        self.given.setdefault(device_id, set()).update(one.id for one in missed)
-        return Missed(missed, complete, cursor)
+        if lost is not None:
+            raise lost
+        self.given.setdefault(device_id, set()).update(one.id for one in page)
+        return Missed(page, complete, page[-1].envelope.sequence if has_more else newest, has_more)
+
+    async def count_missed(
+        self, user_id: UUID, device_id: UUID, after_sequence: int, *, is_open_only: bool = False
+    ) -> int:
+        return len(self._list_missed(user_id, device_id, after_sequence, is_open_only))
+
+    def _list_missed(self, user_id: UUID, device_id: UUID, after: int, is_open_only: bool) -> list[EncodedNotification]:
+        done = {one for device, one, _ in self.acknowledged if device == device_id and is_open_only}
+        kept = self.notifications.get(user_id, ())
+        return [one for one in kept if one.envelope.sequence > after and one.id not in done | self.left_out]
 
     async def acknowledge(self, device_id: UUID, notification_id: UUID, round_trip_s: float | None) -> bool:
         if self.acknowledge_gate is not None:

@@ -9,6 +9,7 @@ import pytest
 
 from appliance.domain.errors import Unavailable
 from appliance.hub import endings
+from appliance.hub.backend import DeviceLost
 from tests.doubles.hub_house import HANDSHAKE, USER, House, call, ending_of, sequences, settle
 
 
@@ -128,6 +129,109 @@ class TestHello:
         assert first["result"]["cursor"] == 1
         _, wire = await house.greet(cursor=sequences(missed)[-1])
         assert wire.take()[0]["result"]["cursor"] == 3
+
+    async def test_a_history_of_many_pages_comes_whole_in_order_and_is_counted_in_the_answer(
+        self, house: House
+    ) -> None:
+        """Of 1500 missed only the newest 1000 came; the next cursor then confirmed the 500 that were never sent."""
+        house.limit(replay_page=2)
+        for _ in range(7):
+            house.backend.add_notification(USER)
+        _, wire = await house.greet(cursor=1)
+        answer, *rest = wire.take()
+        assert answer["result"] | {"deviceId": ""} == {"deviceId": "", "cursor": 1, "complete": True, "missed": 6}
+        assert sequences(rest) == [2, 3, 4, 5, 6, 7]
+        assert house.backend.loads == [(1, False), (3, False), (5, False)]
+        assert house.backend.notices == [("connected", house.device(), True)]
+
+    async def test_a_device_without_a_cursor_gets_all_pages_of_what_is_open_for_it(self, house: House) -> None:
+        house.limit(replay_page=2)
+        ids = [house.backend.add_notification(USER).id for _ in range(6)]
+        house.backend.acknowledged = [(house.device(), ids[number], None) for number in (1, 3)]
+        _, wire = await house.greet()
+        answer, *rest = wire.take()
+        assert (answer["result"]["missed"], answer["result"]["cursor"]) == (4, 0)
+        assert sequences(rest) == [1, 3, 5, 6]
+        assert house.backend.loads == [(0, True), (3, True)]
+
+    async def test_offers_between_two_pages_keep_their_place_and_come_once(self, house: House) -> None:
+        house.limit(replay_page=2)
+        for _ in range(4):
+            house.backend.add_notification(USER)
+        live_only = house.backend.add_notification(USER)
+        house.backend.left_out = {live_only.id}
+        house.backend.load_gate = asyncio.Event()
+        connection, wire = await house.connect()
+        saying = asyncio.ensure_future(call(connection, "Hello", {"deviceId": "phone", "cursor": 0}))
+        await settle()
+        house.offer(connection, live_only)
+        house.offer(connection, house.backend.add_notification(USER))
+        house.backend.load_gate.set()
+        await saying
+        await settle()
+        house.offer(connection, house.backend.add_notification(USER))
+        assert sequences(wire.take()) == [1, 2, 3, 4, 5, 6, 7]
+        assert [notice[0] for notice in house.backend.notices] == ["connected"]
+
+    async def test_a_reader_that_pauses_is_loaded_no_further_page_meanwhile(self, house: House) -> None:
+        house.limit(replay_page=10, outbox_bytes=4_096)
+        for _ in range(100):
+            house.backend.add_notification(USER)
+        connection, wire = await house.connect()
+        wire.is_stalled = True
+        await call(connection, "Hello", {"deviceId": "phone", "cursor": 0})
+        await settle()
+        assert len(house.backend.loads) <= 2
+        wire.is_stalled = False
+        wire.stuck[0].set_result(None)
+        for _ in range(10):
+            await settle()
+        assert sequences(wire.take()) == list(range(1, 101))
+
+    async def test_a_held_offer_whose_place_was_passed_goes_to_the_next_layer(self, house: House) -> None:
+        house.limit(replay_page=2)
+        notifications = [house.backend.add_notification(USER) for _ in range(4)]
+        house.backend.left_out = {notifications[0].id}
+        connection, wire = await house.connect()
+        wire.is_stalled = True
+        house.limit(outbox_bytes=400)
+        await call(connection, "Hello", {"deviceId": "phone", "cursor": 0})
+        await settle()
+        house.offer(connection, notifications[0])
+        wire.is_stalled = False
+        wire.stuck[0].set_result(None)
+        for _ in range(5):
+            await settle()
+        assert sequences(wire.take()) == [2, 3, 4]
+        assert ("cut", house.device(), (notifications[0].id,), "history_passed") in house.backend.notices
+
+    async def test_a_device_that_was_revoked_while_it_said_hello_is_closed_with_the_reason(self, house: House) -> None:
+        """The Hello waited for its write while the revocation was committed, and so the revoked device was seated."""
+        house.backend.add_notification(USER)
+        house.backend.lost = DeviceLost("This device was revoked. Register it again.")
+        connection, wire = await house.greet()
+        assert wire.take() == [{"type": 7, "error": "This device was revoked. Register it again."}]
+        assert ending_of(connection) == "revoked"
+        assert house.core.presence.find_device(house.device()) is None
+        assert house.backend.notices == []
+
+    async def test_a_device_that_is_retired_between_two_pages_ends_and_may_come_back_if_it_was_not_revoked(
+        self, house: House
+    ) -> None:
+        house.limit(replay_page=1)
+        for _ in range(2):
+            house.backend.add_notification(USER)
+        house.backend.load_gate = asyncio.Event()
+        connection, wire = await house.connect()
+        saying = asyncio.ensure_future(call(connection, "Hello", {"deviceId": "phone", "cursor": 0}))
+        await settle()
+        house.backend.lost = DeviceLost("This device was retired. Connect again.", may_return=True)
+        house.backend.load_gate.set()
+        await saying
+        await settle()
+        answer, first, goodbye = wire.take()
+        assert (answer["result"]["missed"], sequences([first])) == (2, [1])
+        assert goodbye == {"type": 7, "error": "This device was retired. Connect again.", "allowReconnect": True}
 
     async def test_an_incomplete_history_is_told_plainly(self, house: House) -> None:
         house.backend.complete = False

@@ -6,10 +6,11 @@ import pytest
 
 from appliance.delivery.housekeeping import Housekeeper
 from appliance.domain.device import AddressKind, Platform
+from appliance.domain.ladder import DeliveryState
 from appliance.domain.notification import check_content
 from appliance.domain.outcome import OutcomeKind
 from appliance.storage.deliveries import AttemptRow, acknowledge_job, confirm_seen_job
-from appliance.storage.replay import load_missed
+from appliance.storage.replay import count_missed, load_missed
 from appliance.storage.retention import delete_old_notifications_job
 from appliance.storage.sending import Plan, Target, accept_job, withdraw_job
 
@@ -48,7 +49,13 @@ def send(database, clock, app, user):
 def missed(database, clock, user, phone):
     async def loading(after, limit=100):
         return await load_missed(
-            database, user_id=user, device_id=phone, after_sequence=after, limit=limit, now=clock.now()
+            database,
+            user_id=user,
+            device_id=phone,
+            after_sequence=after or 0,
+            is_open_only=after is None,
+            limit=limit,
+            now=clock.now(),
         )
 
     return loading
@@ -67,27 +74,58 @@ async def test_a_device_gets_what_came_after_its_cursor_in_order(send, missed):
     found = await missed(2)
     assert sequences(found) == [3, 4, 5]
     assert [row.id for row in found.rows] == list(ids[2:])
-    assert (found.is_complete, found.newest) == (True, 5)
+    assert (found.is_complete, found.reached) == (True, 5)
 
 
 async def test_a_device_that_is_up_to_date_gets_nothing_and_keeps_its_cursor(send, missed):
     await send(3)
     found = await missed(3)
-    assert (sequences(found), found.is_complete, found.newest) == ([], True, 3)
+    assert (sequences(found), found.is_complete, found.reached) == ([], True, 3)
 
 
 async def test_a_device_without_a_cursor_gets_what_is_open_for_it(database, clock, send, missed, phone):
     ids = await send(3)
     await database.write(acknowledge_job(phone, ids[1], attempt(clock), clock.now()))
     found = await missed(None)
-    assert (sequences(found), found.is_complete, found.newest) == ([1, 3], True, 3)
+    assert (sequences(found), found.is_complete, found.reached) == ([1, 3], True, 3)
 
 
-async def test_more_than_a_replay_holds_gives_the_newest_and_says_that_it_is_not_all(send, missed):
+async def test_more_than_a_page_holds_gives_the_oldest_first_and_says_how_far_it_reaches(send, missed):
+    """The newest were once given and the older ones never: the client's next cursor claimed them all the same."""
     await send(5)
-    found = await missed(0, limit=3)
-    assert (sequences(found), found.is_complete, found.newest) == ([3, 4, 5], False, 5)
-    assert (await missed(2, limit=3)).is_complete
+    first = await missed(0, limit=3)
+    assert (sequences(first), first.is_complete, first.reached, first.has_more) == ([1, 2, 3], True, 3, True)
+    second = await missed(first.reached, limit=3)
+    assert (sequences(second), second.is_complete, second.reached, second.has_more) == ([4, 5], True, 5, False)
+
+
+async def test_without_a_cursor_the_pages_go_on_with_what_is_open(database, clock, send, missed, phone):
+    ids = await send(6)
+    for number in (1, 3):
+        await database.write(acknowledge_job(phone, ids[number], attempt(clock), clock.now()))
+    page = await missed(None, limit=3)
+    assert (sequences(page), page.is_complete, page.reached, page.has_more) == ([1, 3, 5], True, 5, True)
+
+
+async def test_what_follows_is_counted_in_both_ways(database, clock, user, phone, send):
+    ids = await send(6)
+    await database.write(acknowledge_job(phone, ids[3], attempt(clock), clock.now()))
+    counts = [
+        await count_missed(
+            database, user_id=user, device_id=phone, after_sequence=2, is_open_only=only, now=clock.now()
+        )
+        for only in (False, True)
+    ]
+    assert counts == [4, 3]
+
+
+async def test_a_retired_device_and_a_stranger_s_are_given_no_history(town, database, clock, user, app, send, missed):
+    await send(1)
+    await database.write(lambda tx: tx.execute("UPDATE device SET retired_at = ?", (clock.now(),)))
+    assert await missed(0) is None
+    stranger = await town.add_user(app)
+    await database.write(lambda tx: tx.execute('UPDATE device SET retired_at = NULL, "user" = ?', (stranger,)))
+    assert await missed(0) is None
 
 
 async def test_what_expired_or_was_withdrawn_is_not_shown_late(database, clock, app, send, missed):
@@ -97,7 +135,7 @@ async def test_what_expired_or_was_withdrawn_is_not_shown_late(database, clock, 
     await database.write(withdraw_job(app, withdrawn, clock.now()))
     clock.pass_s(61)
     found = await missed(0)
-    assert (sequences(found), found.is_complete, found.newest) == ([3], True, 3)
+    assert (sequences(found), found.is_complete, found.reached) == ([3], True, 3)
 
 
 async def test_what_another_app_sent_does_not_reach_this_apps_device(town, database, clock, user, send, missed):
@@ -116,19 +154,41 @@ async def test_what_another_app_sent_does_not_reach_this_apps_device(town, datab
 async def test_a_cursor_from_another_database_is_told_so_and_everything_comes(send, missed):
     await send(2)
     found = await missed(900)
-    assert (sequences(found), found.is_complete, found.newest) == ([1, 2], False, 2)
+    assert (sequences(found), found.is_complete, found.reached) == ([1, 2], False, 2)
 
 
 async def test_a_cursor_shows_what_the_device_has_and_settles_it(database, town, clock, send, phone):
     await send(3)
-    assert await database.write(confirm_seen_job(phone, 2, attempt(clock), clock.now())) == 2
+    assert await database.write(confirm_seen_job(phone, 2, attempt(clock), clock.now(), 100)) == 2
     assert await town.count("delivery", "settled_at IS NULL") == 1
-    assert await database.write(confirm_seen_job(phone, 2, attempt(clock), clock.now())) == 0
+    assert await database.write(confirm_seen_job(phone, 2, attempt(clock), clock.now(), 100)) == 0
+
+
+async def test_a_cursor_never_confirms_what_the_history_left_out(database, clock, app, send, phone):
+    """Expired and withdrawn ones are passed over by the replay; the cursor behind them read as if they had been shown.
+
+    A withdrawal leaves a delivery open that a channel holds at that moment.
+    """
+    await send(ttl_s=60)
+    (withdrawn,) = await send()
+    await database.write(lambda tx: tx.execute("UPDATE delivery SET state = ?", (DeliveryState.CLAIMED,)))
+    await database.write(withdraw_job(app, withdrawn, clock.now()))
+    await send()
+    clock.pass_s(61)
+    assert await database.write(confirm_seen_job(phone, 3, attempt(clock), clock.now(), 100)) == 1
+    rows = await database.read(
+        "SELECT n.sequence, d.state FROM delivery d JOIN notification n ON n.id = d.notification ORDER BY n.sequence"
+    )
+    assert [tuple(row) for row in rows] == [
+        (1, DeliveryState.CLAIMED),
+        (2, DeliveryState.CLAIMED),
+        (3, DeliveryState.CONFIRMED),
+    ]
 
 
 async def test_a_cursor_beyond_everything_that_was_sent_settles_nothing(database, town, clock, send, phone):
     await send(2)
-    assert await database.write(confirm_seen_job(phone, 900, attempt(clock), clock.now())) == 0
+    assert await database.write(confirm_seen_job(phone, 900, attempt(clock), clock.now(), 100)) == 0
     assert await town.count("delivery", "settled_at IS NULL") == 2
 
 
