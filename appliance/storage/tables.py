@@ -132,7 +132,7 @@ class Notification(Table, tablename="notification"):
     """What was asked. `sequence` numbers a user's notifications from their release; a scheduled one has none yet."""
 
     id = UUID(primary_key=True, default=None)
-    app = UUID(default=None, index=True)
+    app = UUID(default=None)
     user = UUID(default=None)
     title = Text(default="")
     body = Text(default="")
@@ -146,7 +146,7 @@ class Notification(Table, tablename="notification"):
     accepted_at = Timestamptz(default=None)
     send_at = Timestamptz(null=True, default=None)
     released_at = Timestamptz(null=True, default=None)
-    expires_at = Timestamptz(default=None, index=True)
+    expires_at = Timestamptz(default=None)
     withdrawn_at = Timestamptz(null=True, default=None)
     read_at = Timestamptz(null=True, default=None)
 

@@ -198,10 +198,13 @@ class Writer:
         """Commit the jobs together and note in each what came of it. Raises nothing that an `Exception` is.
 
         A job that met the locks of somebody else than this program's nodes (a deadlock, a lock that was not given) has
-        changed nothing; it is run again, alone.
+        changed nothing; it is run again, alone, and then stands behind the others in the group: its commit was later.
         """
         self._try_group(group)
-        for pending in [pending for pending in group if pending.may_repeat]:
+        repeated = [pending for pending in group if pending.may_repeat]
+        if repeated:
+            group[:] = [pending for pending in group if not pending.may_repeat] + repeated
+        for pending in repeated:
             for attempt in range(MOST_REPEATS):
                 pending.error, pending.may_repeat = None, False
                 self._try_group([pending])

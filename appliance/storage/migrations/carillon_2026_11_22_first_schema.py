@@ -139,7 +139,7 @@ TABLES = (
         "notification",
         {
             "id": UUID(primary_key=True, default=None),
-            "app": UUID(default=None, index=True),
+            "app": UUID(default=None),
             "user": UUID(default=None),
             "title": Text(default=""),
             "body": Text(default=""),
@@ -153,7 +153,7 @@ TABLES = (
             "accepted_at": Timestamptz(default=None),
             "send_at": Timestamptz(null=True, default=None),
             "released_at": Timestamptz(null=True, default=None),
-            "expires_at": Timestamptz(default=None, index=True),
+            "expires_at": Timestamptz(default=None),
             "withdrawn_at": Timestamptz(null=True, default=None),
             "read_at": Timestamptz(null=True, default=None),
         },

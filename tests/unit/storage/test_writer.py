@@ -207,6 +207,34 @@ async def test_a_fault_in_what_follows_reaches_no_caller(writer, caplog):
     assert "writer_then_failed" in caplog.text
 
 
+async def test_a_job_that_only_met_a_lock_is_run_again_and_counts_as_committed_after_the_others(
+    writer, connection, path
+):
+    class Locked(Exception):
+        pass
+
+    connection.is_repeatable = lambda error: isinstance(error, Locked)
+    refusals = iter([Locked(), Locked()])
+    order: list[str] = []
+
+    def unlucky(tx):
+        put("unlucky")(tx)
+        if (refusal := next(refusals, None)) is not None:
+            raise refusal
+        return "unlucky"
+
+    def lucky(tx):
+        put("lucky")(tx)
+        return "lucky"
+
+    gate, held = await hold(writer)
+    tasks = await queue(writer, unlucky, lucky, then=order.append)
+    gate.opened.set()
+    assert await asyncio.gather(held, *tasks) == [None, "unlucky", "lucky"]
+    assert texts(path) == ["lucky", "unlucky"]
+    assert order == ["lucky", "unlucky"]
+
+
 async def test_one_more_than_the_queue_holds_is_refused_at_once(writer, path):
     gate, held = await hold(writer)
     tasks = await queue(writer, *(put(f"n{number}") for number in range(20)))
