@@ -58,12 +58,16 @@ def insert_app(transaction: Transaction, app: AppRow) -> None:
     )
 
 
-def set_secret_hash(transaction: Transaction, app_id: UUID, secret_hash: bytes, *, rotated_at: datetime | None) -> bool:
-    """Store a secret's hash; with `rotated_at` it is a new secret. False: no such app."""
-    if rotated_at is None:
-        return transaction.execute("UPDATE app SET secret_hash = ? WHERE id = ?", (secret_hash, app_id)) == 1
+def set_secret_hash(transaction: Transaction, app_id: UUID, secret_hash: bytes, rotated_at: datetime) -> bool:
+    """Store a new secret's hash; tokens issued before `rotated_at` do not count any more. False: no such app."""
     sql = "UPDATE app SET secret_hash = ?, secret_rotated_at = ? WHERE id = ?"
     return transaction.execute(sql, (secret_hash, rotated_at, app_id)) == 1
+
+
+def replace_secret_hash(transaction: Transaction, app_id: UUID, old_hash: bytes, new_hash: bytes) -> bool:
+    """Store the same secret's hash under the current key. False: it was replaced meanwhile, by whomever."""
+    sql = "UPDATE app SET secret_hash = ? WHERE id = ? AND secret_hash = ?"
+    return transaction.execute(sql, (new_hash, app_id, old_hash)) == 1
 
 
 def set_app_disabled(transaction: Transaction, app_id: UUID, at: datetime) -> bool:

@@ -58,7 +58,7 @@ class Apps:
 
         def job(transaction: Transaction) -> AuditEntry:
             now = self._clock.now()
-            if not apps.set_secret_hash(transaction, app_id, hashed, rotated_at=now):
+            if not apps.set_secret_hash(transaction, app_id, hashed, now):
                 raise _no_such_app(app_id)
             return audit.record(
                 transaction, at=now, actor=actor, action=Change.APP_SECRET_ROTATED, target=app_target(app_id)
@@ -90,15 +90,24 @@ class Apps:
         app = await self.find_app(client_id)
         stored = None if app is None else app.secret_hash
         verdict = self._hasher.verify(client_secret, stored, SecretKind.APP_SECRET)
-        if app is None or app.is_disabled or not verdict.is_right:
+        if app is None or app.is_disabled or stored is None or not verdict.is_right:
             return None
         if verdict.needs_rehash:
-            hashed = self._hasher.hash(client_secret, SecretKind.APP_SECRET)
-            await self._database.write(
-                lambda transaction: apps.set_secret_hash(transaction, app.id, hashed, rotated_at=None)
-            )
-            return replace(app, secret_hash=hashed)
+            return await self._rehash(app, stored, client_secret)
         return app
+
+    async def _rehash(self, app: AppRow, stored: bytes, client_secret: Secret) -> AppRow | None:
+        """Store the secret's hash under the current key; None when the app got another secret meanwhile."""
+        hashed = self._hasher.hash(client_secret, SecretKind.APP_SECRET)
+        if await self._database.write(
+            lambda transaction: apps.replace_secret_hash(transaction, app.id, stored, hashed)
+        ):
+            return replace(app, secret_hash=hashed)
+        # Another request with the same secret was quicker, or the secret was rotated: what is stored now decides.
+        found = await apps.load_app(self._database, app.id)
+        stored_now = None if found is None else found.secret_hash
+        verdict = self._hasher.verify(client_secret, stored_now, SecretKind.APP_SECRET)
+        return found if found is not None and verdict.is_right and not found.is_disabled else None
 
     async def find_app(self, client_id: str) -> AppRow | None:
         """Find an app by its client id as text; None also for what is no id."""
