@@ -8,10 +8,13 @@ import msgspec
 from litestar import Request
 from litestar.types import Receive
 
-from appliance.api.problems import BodyTooLarge, MalformedBody, UnknownField, UnsupportedMediaType
+from appliance.api.problems import BodyTooLarge, BodyTooSlow, MalformedBody, UnknownField, UnsupportedMediaType
 from appliance.domain.errors import CarillonError, InvalidField
 
 T = TypeVar("T")
+
+BODY_DEADLINE_S: Final = 15.0
+"""How long a body may take to arrive. Whoever sends slower, or nothing, must not hold a connection for ever."""
 
 _PASSED_OVER_BYTES: Final = 1024 * 1024
 _PASSED_OVER_S: Final = 2.0
@@ -43,7 +46,7 @@ class JsonBody(Generic[T]):
         self._unknown_status = unknown_status
 
     async def read(self, request: Request[Any, Any, Any]) -> T:
-        """Read and check the body. Raises `UnsupportedMediaType`, `BodyTooLarge`, `MalformedBody`, `InvalidField`."""
+        """Read and check the body. Raises `InvalidField`, and as `read_bytes` does, `UnsupportedMediaType`."""
         _check_media_type(request)
         body = await read_bytes(request, self._limit_bytes)
         try:
@@ -73,8 +76,18 @@ class JsonBody(Generic[T]):
 
 
 async def read_bytes(request: Request[Any, Any, Any], limit_bytes: int) -> bytes:
-    """Read a body whole, or give up at the first byte over the limit. Raises `BodyTooLarge`, `MalformedBody`."""
-    receive = request.receive
+    """Read a body whole, or give up at the first byte over the limit, or when it does not arrive within 15 seconds.
+
+    Raises `BodyTooLarge`, `BodyTooSlow`, `MalformedBody`.
+    """
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            return await _read_whole(request.receive, limit_bytes)
+    except TimeoutError:
+        raise BodyTooSlow(BODY_DEADLINE_S) from None
+
+
+async def _read_whole(receive: Receive, limit_bytes: int) -> bytes:
     message: Any = await receive()
     if message["type"] == "http.request" and not message.get("more_body"):
         whole: bytes = message.get("body", b"")

@@ -24,6 +24,7 @@ _TITLES: Final = {
     403: "The token is valid but does not allow this, or the user is not enrolled.",
     404: "No such thing, or not yours.",
     409: "It is being done at this moment, or it is already otherwise.",
+    408: "The body did not arrive within 15 seconds; the connection is closed.",
     413: "The body is too large.",
     415: "The body is not declared as the media type that this call takes.",
     422: "A field breaks a rule; `field` and `errors` name it and the fix.",
@@ -39,7 +40,7 @@ _HEADERS: Final = {
     507: {"Retry-After": "Seconds until it is worth another try."},
 }
 _OF_EVERY_CALL: Final = (400, 500, 503)
-_OF_EVERY_BODY: Final = (413, 415, 422)
+_OF_EVERY_BODY: Final = (408, 413, 415, 422)
 _OF_EVERY_TOKEN: Final = (401, 403)
 
 _TEXT: Final = {"type": "string", "pattern": "^[^\\u0000]*$"}

@@ -90,6 +90,17 @@ class BodyTooLarge(CarillonError):
         self.limit_bytes = limit_bytes
 
 
+class BodyTooSlow(CarillonError):
+    """The body did not arrive in time; the connection is closed."""
+
+    code = "request_timeout"
+    title = "The request took too long"
+    status = 408
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"Send the whole body within {deadline_s:g} seconds; split a batch into several.")
+
+
 class UnsupportedMediaType(CarillonError):
     """The body is not declared as what this call takes."""
 
@@ -109,7 +120,7 @@ _HTTP_PROBLEMS: Final = {
     404: ("not_found", "Not found", "Check the path; GET /schema lists every operation."),
     405: ("method_not_allowed", "Method not allowed", "Use one of the methods in the Allow header."),
     406: ("not_acceptable", "Not acceptable", "Accept application/json."),
-    408: ("request_timeout", "The request took too long", "Send it again."),
+    408: (BodyTooSlow.code, BodyTooSlow.title, "Send it again."),
     413: (BodyTooLarge.code, BodyTooLarge.title, "Send less in one call."),
     415: (UnsupportedMediaType.code, UnsupportedMediaType.title, "Send the body as application/json."),
     422: ("invalid", "The request is not valid", "Check the request against GET /schema."),
@@ -145,6 +156,9 @@ def problem_headers(error: CarillonError) -> dict[str, str]:
         # RFC 6750 section 3: no error attribute when the request carried no credential at all.
         refused = ', error="invalid_token"' if error.code == "invalid_token" else ""
         headers["www-authenticate"] = f'Bearer realm="carillon"{refused}'
+    if isinstance(error, BodyTooSlow):
+        # The rest of the body may still come; it must not be taken for the next request.
+        headers["connection"] = "close"
     if isinstance(error, QuotaExceeded):
         headers["x-quota-limit"] = str(error.limit)
         headers["x-quota-remaining"] = str(max(0, error.limit - error.used))
