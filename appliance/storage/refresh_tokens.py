@@ -5,17 +5,15 @@ Theory of operation
 A sign-in starts a family with one token. Using a token (`exchange`) marks it and adds its successor. A token that comes
 a second time tells that two parties hold it, so its whole family is revoked.
 
-One mercy: the reply with the successor may get lost on its way. Within `GRACE` of its use, and as long as no successor
-has been used, the same token may be exchanged again; it then has several successors, of which the first one used makes
-the others void. Whoever comes with a void one is the second holder, and the family is revoked. So a thief gains no
-silent second branch: at the latest when both have used what they hold, both are out.
+There is no grace for a lost reply: within it a thief would hold a second living branch. A client that never saw its new
+token signs in again.
 
 A family is revoked by `revoked_at` on every row that may still be presented; rows stay until they run out.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from typing import Final
 from uuid import UUID
@@ -23,9 +21,6 @@ from uuid import UUID
 from appliance.domain.principal import Role
 from appliance.storage.sql import Row, instant_of, marks, optional_instant_of, optional_uuid_of, uuid_of
 from appliance.storage.writer import Transaction
-
-GRACE: Final = timedelta(seconds=10)
-MAX_SUCCESSORS: Final = 3
 
 _SELECT: Final = (
     'SELECT r.id, r.family, r."user", r.app, r.created_at, r.expires_at, r.used_at, r.revoked_at,'
@@ -92,10 +87,7 @@ def exchange(
     """Use a token and add its successor, or tell why not. REUSED has revoked the family already."""
     if held.expires_at <= now or held.is_disabled or _is_outdated(held):
         return Exchange.REFUSED
-    if _mark_used(transaction, held, now):
-        # The first of several successors to be used makes the others void.
-        _revoke_siblings(transaction, held, now)
-    elif not _is_lost_reply(transaction, held, now):
+    if not _mark_used(transaction, held, now):
         if not _is_family_alive(transaction, held.family):
             return Exchange.REFUSED
         revoke_family(transaction, held.family, now)
@@ -133,24 +125,6 @@ def _mark_used(transaction: Transaction, held: RefreshRow, now: datetime) -> boo
     # The condition decides between two nodes that hold the same token at the same moment.
     sql = "UPDATE refresh_token SET used_at = ? WHERE id = ? AND used_at IS NULL AND revoked_at IS NULL"
     return transaction.execute(sql, (now, held.id)) == 1
-
-
-def _revoke_siblings(transaction: Transaction, held: RefreshRow, now: datetime) -> None:
-    transaction.execute(
-        "UPDATE refresh_token SET revoked_at = ?"
-        " WHERE family = ? AND id <> ? AND used_at IS NULL AND revoked_at IS NULL",
-        (now, held.family, held.id),
-    )
-
-
-def _is_lost_reply(transaction: Transaction, held: RefreshRow, now: datetime) -> bool:
-    if held.used_at is None or held.revoked_at is not None or now - held.used_at > GRACE:
-        return False
-    successors = transaction.fetch_all(
-        "SELECT used_at, revoked_at FROM refresh_token WHERE family = ? AND id <> ? AND created_at >= ? LIMIT ?",
-        (held.family, held.id, held.used_at, MAX_SUCCESSORS + 1),
-    )
-    return len(successors) < MAX_SUCCESSORS and all(used is None and revoked is None for used, revoked in successors)
 
 
 def _is_family_alive(transaction: Transaction, family: UUID) -> bool:

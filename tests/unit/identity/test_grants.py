@@ -101,23 +101,12 @@ async def test_a_refresh_token_gives_a_fresh_pair(identity: Identity, clock: Han
     assert counts(identity, await refresh(identity, second))
 
 
-async def test_a_lost_reply_may_be_asked_for_again_for_ten_seconds(
+async def test_a_used_token_that_comes_again_at_once_revokes_its_whole_family(
     identity: Identity, clock: HandClock, database: Database
 ):
-    first = await sign_in(identity)
-    await refresh(identity, first)
-    clock.pass_s(9)
-    again = await refresh(identity, first)
-    assert counts(identity, await refresh(identity, again))
-    assert await reuses(database, clock) == 0
-
-
-async def test_after_ten_seconds_a_used_token_revokes_its_whole_family(
-    identity: Identity, clock: HandClock, database: Database
-):
+    """A grace of ten seconds for lost replies once gave a thief a living branch beside the owner's."""
     first = await sign_in(identity)
     second = await refresh(identity, first)
-    clock.pass_s(11)
     assert await is_refused(identity, first)
     assert not counts(identity, second) and not counts(identity, first)
     assert await is_refused(identity, second)
@@ -135,29 +124,6 @@ async def test_a_used_token_is_reuse_at_once_when_its_successor_was_used(
     assert await is_refused(identity, first)
     assert not counts(identity, third)
     assert await reuses(database, clock) == 1
-
-
-async def test_of_two_successors_the_first_used_voids_the_other_and_the_second_holder_ends_both(
-    identity: Identity, clock: HandClock, database: Database
-):
-    first = await sign_in(identity)
-    mine = await refresh(identity, first)
-    clock.pass_s(3)
-    thiefs = await refresh(identity, first)
-    clock.pass_s(60)
-    mine_next = await refresh(identity, mine)
-    clock.pass_s(60)
-    assert await is_refused(identity, thiefs)
-    assert await is_refused(identity, mine_next)
-    assert not counts(identity, mine_next)
-    assert await reuses(database, clock) == 1
-
-
-async def test_a_token_has_at_most_three_successors(identity: Identity):
-    first = await sign_in(identity)
-    for _ in range(3):
-        await refresh(identity, first)
-    assert await is_refused(identity, first)
 
 
 async def test_another_sign_in_of_the_same_user_outlives_a_reuse(identity: Identity, clock: HandClock):
