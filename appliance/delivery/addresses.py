@@ -6,13 +6,20 @@ from uuid import UUID
 from appliance.delivery.seen import SeenDevices
 from appliance.domain.clock import Clock
 from appliance.domain.device import MAX_LABEL_CHARS, Address, AddressKind, Platform
-from appliance.domain.errors import InvalidField
+from appliance.domain.errors import Forbidden, InvalidField
 from appliance.domain.notification import is_storable_text
 from appliance.domain.secret import Secret
 from appliance.security.sealing import Sealer
 from appliance.storage.database import Database
-from appliance.storage.devices import Registration, SealedAddress, bind_installation_job, load_live_device
-from appliance.storage.sql import uuid_of
+from appliance.storage.devices import (
+    Registration,
+    SealedAddress,
+    Standing,
+    bind_installation_job,
+    load_live_device,
+    load_standing,
+    revive_job,
+)
 
 MAX_INSTALLATION_CHARS: Final = 128
 _PURPOSE: Final = "device-address"
@@ -50,13 +57,14 @@ class Installations:
         """Give the device's id.
 
         `installation_id` is the id of a device that the user registered, or any id of 1 to 128 characters that the
-        client made up and keeps; that one is the user's alone. Raises `InvalidField`, `TooMany` (ten new ones an hour).
+        client made up and keeps; that one is the user's alone. A device that its provider retired, or its silence, is
+        live on the hub again by this; one that was revoked stays so. Raises `InvalidField`, `Forbidden` (revoked),
+        `TooMany` (ten new ones an hour).
         """
         if not 1 <= len(installation_id) <= MAX_INSTALLATION_CHARS or not is_storable_text(installation_id):
             raise InvalidField("deviceId", f"Give deviceId 1 to {MAX_INSTALLATION_CHARS} characters.")
         if (registered := await self._find_registered(user_id, installation_id)) is not None:
-            self._seen.note(registered)
-            return registered
+            return await self._greet(user_id, registered)
         address = seal_address(self._sealer, Address(AddressKind.HUB, f"{user_id}|{installation_id}"))
         # A client that comes back, which is nearly every Hello, costs no write.
         if (known := await load_live_device(self._database, user_id, address)) is not None:
@@ -72,15 +80,21 @@ class Installations:
         bound = await self._database.write(bind_installation_job(registration, self._clock.now()))
         return bound.device_id
 
-    async def _find_registered(self, user_id: UUID, installation_id: str) -> UUID | None:
+    async def _find_registered(self, user_id: UUID, installation_id: str) -> Standing | None:
         try:
             device_id = UUID(installation_id)
         except ValueError:
             return None
-        row = await self._database.read_one(
-            'SELECT id FROM device WHERE id = ? AND "user" = ? AND retired_at IS NULL', (device_id, user_id)
-        )
-        return None if row is None else uuid_of(row[0])
+        return await load_standing(self._database, user_id, device_id)
+
+    async def _greet(self, user_id: UUID, device: Standing) -> UUID:
+        # A revoked device must not fall through to a new one of the same name: that would get what all apps send.
+        if device.revoked_text is not None:
+            raise Forbidden(device.revoked_text)
+        if device.is_retired:
+            await self._database.write(revive_job(device.id, user_id, self._clock.now()))
+        self._seen.note(device.id)
+        return device.id
 
 
 def _platform(name: str | None) -> Platform:

@@ -235,12 +235,16 @@ def expire_job(now: datetime, limit: int) -> Job[int]:
 
 
 def retire_device_job(device_id: UUID, reason: str, now: datetime) -> Job[None]:
-    """Make the job that retires a device on its provider's word: soft, and undone by registering again."""
+    """Make the job that retires a device on its provider's word: soft, and undone by registering again or by Hello.
+
+    A device that Hello has revived is on the hub alone: what its provider still says late is not about it any more.
+    """
 
     def job(transaction: Transaction) -> None:
         transaction.execute(
-            "UPDATE device SET retired_at = ?, retired_reason = ? WHERE id = ? AND retired_at IS NULL",
-            (now, reason, device_id),
+            "UPDATE device SET retired_at = ?, retired_reason = ? "
+            "WHERE id = ? AND address_kind <> ? AND retired_at IS NULL",
+            (now, reason, device_id, AddressKind.HUB),
         )
 
     return job

@@ -125,14 +125,42 @@ def register_job(registration: Registration, now: datetime) -> Job[Registered]:
 def bind_installation_job(registration: Registration, now: datetime) -> Job[Registered]:
     """Make the job that finds or makes the device of a hub client; only making (or reviving) one counts as registering.
 
-    Raises `TooMany`.
+    One that was revoked stays so: a client that says Hello knows nothing of what its user decided. Raises `Forbidden`,
+    `TooMany`.
     """
 
     def job(transaction: Transaction) -> Registered:
-        row = _find(transaction, registration.address)
-        if row is None or row[3] is not None:
+        known = _find(transaction, registration.address)
+        if known is not None:
+            _check_not_revoked(_load_standing(transaction, registration.user_id, uuid_of(known[0])))
+        if known is None or known[3] is not None:
             _count_registration(transaction, registration.user_id, now)
         return _put(transaction, registration, now)
+
+    return job
+
+
+def revive_job(device_id: UUID, user_id: UUID, now: datetime) -> Job[None]:
+    """Make the job by which the Hello of a retired device makes it reachable again, over the hub alone.
+
+    Its provider has disowned the address, and is not asked again: the row keeps it, so that registering the same
+    address finds the device, but its kind becomes `HUB`. Reviving counts as registering. Nothing changes for a device
+    that is not retired. Raises `NotFound` when it is not (or no longer) theirs, `Forbidden` when it was revoked,
+    `TooMany`.
+    """
+
+    def job(transaction: Transaction) -> None:
+        standing = _load_standing(transaction, user_id, device_id)
+        if standing is None:
+            raise NotFound("This device belongs to another user now.")
+        _check_not_revoked(standing)
+        if standing.is_retired:
+            _count_registration(transaction, user_id, now)
+            transaction.execute(
+                "UPDATE device SET address_kind = ?, last_seen_at = ?, retired_at = NULL, retired_reason = NULL "
+                "WHERE id = ?",
+                (AddressKind.HUB, now, device_id),
+            )
 
     return job
 
@@ -149,7 +177,7 @@ def unregister_by_app_job(device_id: UUID, app_id: UUID, now: datetime) -> Job[N
 
 async def load_standing(database: Database, user_id: UUID, device_id: UUID) -> Standing | None:
     """Tell how a device of the user stands, retired or not; None when they have none with this id."""
-    row = await database.read_one(f'{_STANDING} WHERE id = ? AND "user" = ?', (device_id, user_id))
+    row = await database.read_one(_STANDING, (device_id, user_id))
     return None if row is None else _standing(row)
 
 
@@ -206,7 +234,7 @@ async def load_live_device(database: Database, user_id: UUID, address: SealedAdd
     return None if row is None else uuid_of(row[0])
 
 
-_STANDING: Final = "SELECT id, app, retired_at, retired_reason FROM device"
+_STANDING: Final = 'SELECT id, app, retired_at, retired_reason FROM device WHERE id = ? AND "user" = ?'
 _SELECT: Final = 'SELECT id, "user", app, platform, label, created_at, last_seen_at FROM device'
 
 
@@ -223,6 +251,16 @@ def _admit(transaction: Transaction, user_id: UUID, app_id: UUID, now: datetime)
     if not row[1]:
         raise NotEnrolled("app_id")
     enrol_user(transaction, user_id, app_id, now)
+
+
+def _load_standing(transaction: Transaction, user_id: UUID, device_id: UUID) -> Standing | None:
+    row = transaction.fetch_one(_STANDING, (device_id, user_id))
+    return None if row is None else _standing(row)
+
+
+def _check_not_revoked(standing: Standing | None) -> None:
+    if standing is not None and standing.revoked_text is not None:
+        raise Forbidden(standing.revoked_text)
 
 
 def _count_registration(transaction: Transaction, user_id: UUID, now: datetime) -> None:

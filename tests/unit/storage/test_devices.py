@@ -8,14 +8,18 @@ from appliance.domain.device import REGISTRATIONS_PER_HOUR, AddressKind, Platfor
 from appliance.domain.errors import Forbidden, NotEnrolled, NotFound, PushDisabled, TooMany
 from appliance.domain.identifier import make_id
 from appliance.domain.ladder import DeliveryState
+from appliance.storage.deliveries import retire_device_job
 from appliance.storage.devices import (
     Registration,
     SealedAddress,
+    Standing,
     bind_installation_job,
     list_app_devices,
     list_user_devices,
     load_live_device,
+    load_standing,
     register_job,
+    revive_job,
     touch_job,
     unregister_by_app_job,
     unregister_by_user_job,
@@ -150,9 +154,66 @@ async def test_only_a_new_installation_counts_as_a_registration(database, town, 
     for _ in range(20):
         assert (await bind(b"terminal")).device_id == first.device_id
     assert await town.count("registration") == 1
-    await database.write(unregister_by_user_job(first.device_id, user_id, clock.now()))
+    await database.write(
+        lambda tx: tx.execute("UPDATE device SET retired_at = ?, retired_reason = 'Silent.'", (clock.now(),))
+    )
     assert (await bind(b"terminal")).device_id == first.device_id
     assert await town.count("registration") == 2
+
+
+async def test_an_installation_that_its_user_revoked_is_not_revived_by_coming_back(database, town, clock, user_id):
+    """The revoked client said Hello again a second later, and that alone had made it a live device again."""
+    registration = Registration(user_id, None, Platform.HUB, _address(b"terminal", kind=AddressKind.HUB))
+    device_id = (await database.write(bind_installation_job(registration, clock.now()))).device_id
+    await database.write(unregister_by_user_job(device_id, user_id, clock.now()))
+    with pytest.raises(Forbidden) as refusal:
+        await database.write(bind_installation_job(registration, clock.now()))
+    assert refusal.value.detail == "This device was revoked. Sign in again with a new device id."
+    assert await load_live_device(database, user_id, registration.address) is None
+    assert await town.count("registration") == 1
+
+
+@pytest.mark.parametrize("by", ["user", "app"])
+async def test_a_registered_device_that_was_revoked_is_revived_by_registering_only(
+    register, database, clock, app_id, user_id, by
+):
+    device_id = (await register(user_id, app_id, b"one")).device_id
+    await database.write(
+        unregister_by_user_job(device_id, user_id, clock.now())
+        if by == "user"
+        else unregister_by_app_job(device_id, app_id, clock.now())
+    )
+    with pytest.raises(Forbidden) as refusal:
+        await database.write(revive_job(device_id, user_id, clock.now()))
+    assert refusal.value.detail == "This device was revoked. Register it again."
+    assert (await register(user_id, app_id, b"one")).device_id == device_id
+    assert await load_standing(database, user_id, device_id) == Standing(
+        device_id, is_hub_only=False, is_retired=False, is_revoked=False
+    )
+
+
+async def test_a_device_whose_provider_disowned_its_address_is_revived_for_the_hub_and_keeps_the_address(
+    register, database, town, clock, app_id, user_id
+):
+    device_id = (await register(user_id, app_id, b"one")).device_id
+    await database.write(retire_device_job(device_id, "The provider does not know it.", clock.now()))
+    await database.write(revive_job(device_id, user_id, clock.now()))
+    await database.write(revive_job(device_id, user_id, clock.now()))
+    # The answer to a try that was under way all the time.
+    await database.write(retire_device_job(device_id, "The provider does not know it.", clock.now()))
+    assert await town.value("SELECT address_kind FROM device WHERE retired_at IS NULL") == AddressKind.HUB
+    # Once for the device, once for its revival, and not for the second Hello.
+    assert await town.count("registration") == 2
+    assert (await register(user_id, app_id, b"one")).device_id == device_id
+    assert await town.value("SELECT address_kind FROM device") == AddressKind.FCM_TOKEN
+
+
+async def test_nobody_revives_another_user_s_device(register, database, town, clock, app_id, user_id):
+    device_id = (await register(user_id, app_id, b"one")).device_id
+    await database.write(retire_device_job(device_id, "The provider does not know it.", clock.now()))
+    with pytest.raises(NotFound):
+        await database.write(revive_job(device_id, await town.add_user(app_id), clock.now()))
+    assert await town.count("device", "retired_at IS NOT NULL") == 1
 
 
 async def test_a_retired_device_is_hidden_and_its_open_deliveries_end(
