@@ -59,14 +59,16 @@ async def load_after(database: Database, user_id: UUID, *, cursor: int, limit: i
     """Read what came after the cursor, oldest first; the page's cursor is the one to give next time."""
     # The bounds first: what is released between the two reads is then in the page or behind its cursor, never lost.
     newest, oldest = await _bounds(database, user_id)
+    # A cursor from the future was given out by a database that is no more: nothing can be told apart, so all is new.
+    start = cursor if cursor <= newest else 0
     rows = await database.read(
-        f"{_SELECT}AND n.sequence > ? ORDER BY n.sequence LIMIT ?", (user_id, *_VISIBLE, cursor, min(limit, MAX_PAGE))
+        f"{_SELECT}AND n.sequence > ? ORDER BY n.sequence LIMIT ?", (user_id, *_VISIBLE, start, min(limit, MAX_PAGE))
     )
     entries = [_entry(row) for row in rows]
-    last = entries[-1].sequence if entries else cursor
+    last = entries[-1].sequence if entries else start
     # A withdrawn number at the end is passed over too, so that the next call does not look at it again.
     following = max(newest, last) if len(entries) < min(limit, MAX_PAGE) else last
-    return InboxPage(entries, following, is_complete=cursor >= oldest - 1)
+    return InboxPage(entries, following, is_complete=oldest - 1 <= cursor <= newest)
 
 
 def mark_read_job(user_id: UUID, notification_id: UUID, now: datetime) -> Job[None]:

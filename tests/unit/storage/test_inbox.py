@@ -69,6 +69,21 @@ async def test_a_cursor_from_before_what_was_kept_is_told_that_something_is_miss
     assert (await load_after(database, user_id, cursor=2, limit=10)).is_complete is True
 
 
+async def test_a_cursor_from_the_future_is_answered_with_everything_and_called_incomplete(database, town, send):
+    # The story: after the database was restored from a copy, clients came with cursors that it had never given out.
+    # They were told "complete" with nothing, and missed all that was sent until the numbers had caught up.
+    app_id = await town.add_app()
+    user_id = await town.add_user(app_id)
+    ids = [await send(app_id, user_id) for _ in range(3)]
+    page = await load_after(database, user_id, cursor=500, limit=2)
+    assert ([entry.id for entry in page.entries], page.cursor, page.is_complete) == (ids[:2], 2, False)
+    rest = await load_after(database, user_id, cursor=page.cursor, limit=2)
+    assert ([entry.id for entry in rest.entries], rest.cursor, rest.is_complete) == (ids[2:], 3, True)
+    nobody_wrote = await town.add_user(app_id)
+    empty = await load_after(database, nobody_wrote, cursor=500, limit=2)
+    assert (empty.entries, empty.cursor, empty.is_complete) == ([], 0, False)
+
+
 async def test_the_first_reading_counts(database, town, clock, send):
     app_id = await town.add_app()
     user_id, stranger = await town.add_user(app_id), await town.add_user(app_id)
