@@ -152,8 +152,25 @@ def _encode_data(data: Mapping[str, object], *, field: str) -> str:
         text = encoded.decode()
     except (msgspec.MsgspecError, UnicodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise InvalidField(field, f"Give {field} as a JSON object of valid Unicode text.") from error
-    if "\\u0000" in text:
+    # The same letters stand for an escaped backslash with "u0000" behind it, so only the values can tell.
+    if "\\u0000" in text and _holds_nul(data):
         raise InvalidField(field, f"Remove NUL characters from {field}.")
     if len(encoded) > MAX_DATA_BYTES:
         raise PayloadTooLarge(field, limit_bytes=MAX_DATA_BYTES, actual_bytes=len(encoded))
     return text
+
+
+def _holds_nul(data: Mapping[str, object]) -> bool:
+    """Tell whether a text or a key anywhere in JSON data has a NUL; however deep it nests, nothing recurses."""
+    waiting: list[object] = [data]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            if "\0" in value:
+                return True
+        elif isinstance(value, Mapping):
+            waiting.extend(value)
+            waiting.extend(value.values())
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+    return False

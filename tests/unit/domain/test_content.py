@@ -40,3 +40,26 @@ def test_a_broken_rule_names_its_field(field, value):
         check_content(**{"title": "t", "body": "b", "path": "notifications[3].", field: value})
     assert refused.value.field == f"notifications[3].{field.removesuffix('_s')}"
     assert field.removesuffix("_s") in refused.value.detail
+
+
+@pytest.mark.parametrize("text", [r"\u0000", "a\\u0000b", r"\\u0000", r"\ \u0000"])
+def test_data_may_hold_the_letters_that_json_writes_a_nul_with(text: str):
+    # The story: the encoded JSON was searched for \\u0000, which a backslash and "u0000", a text about NUL, also makes.
+    assert check_content(title="t", body="b", data={text: [text, {"k": text}]}).data == {text: [text, {"k": text}]}
+
+
+@pytest.mark.parametrize(
+    "data", [{"a\0": 1}, {"k": [1, ["\0"]]}, {"k": {"a\0": None}}, {r"\u0000": "\0"}, {"k": [r"\u0000", {"k": "\0"}]}]
+)
+def test_a_nul_is_found_wherever_in_data_it_is(data: dict[str, object]):
+    with pytest.raises(InvalidField) as refused:
+        check_content(title="t", body="b", data=data)
+    assert refused.value.field == "data"
+
+
+def test_a_nul_is_found_below_deep_nesting():
+    nested: object = "\0"
+    for _ in range(500):
+        nested = [nested]
+    with pytest.raises(InvalidField, match="NUL"):
+        check_content(title="t", body="b", data={"k": nested})
