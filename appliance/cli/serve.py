@@ -7,6 +7,7 @@ was accepted is on disk in any case.
 """
 
 import asyncio
+import contextlib
 import errno
 import gc
 import logging
@@ -15,7 +16,9 @@ import resource
 import signal
 import socket
 import threading
+import time
 from argparse import Namespace
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +43,7 @@ _Address = tuple[Any, ...]
 
 GRACE_S: Final = 20.0
 LISTEN_WITHIN_S: Final = 15.0
+RESERVE_WITHIN_S: Final = 1.0
 _LOOK_EVERY_S: Final = 0.02
 # Objects made per start of a collection: the defaults scan a hub of thousands of connections far too often.
 _COLLECT_AFTER: Final = (50_000, 20, 50)
@@ -54,7 +58,7 @@ def run(args: Namespace) -> int:
     with holding_lock(folder):
         settings = _settings_of(args, folder)
         set_up_logging(settings)
-        with _reserve_port(settings.host, settings.port) as reserved:
+        with reserve_port(settings.host, settings.port) as reserved:
             settings = replace(settings, port=reserved.getsockname()[1])
             write_instance(
                 folder,
@@ -91,22 +95,38 @@ def raise_open_files_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _reserve_port(host: str, port: int) -> socket.socket:
-    """Take the port, so that only this user's own server can listen on it. Port 0 is one that is free."""
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Take the port, so that only this user's own server can listen on it. Port 0 is one that is free.
+
+    Of several that ask at the same instant one gets it. Raises `CommandFailed`, with code 4 when it is taken.
+    """
     family, address = _resolve(host, port)
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         # The server shares ports with equals (SO_REUSEPORT), so whether another one has it must be asked without that.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _bind(probe, address, host, port)
-        address = probe.getsockname()
-    reserved = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        _bind(reserved, address, host, address[1])
-    except BaseException:
-        reserved.close()
-        raise
-    return reserved
+        with _telling_port_faults(host, port):
+            probe.bind(address)
+            # Several may bind an address on which none listens yet; of those that start at once, one gets to listen.
+            probe.listen(1)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        return _reserve_beside(probe, host, port)
+
+
+def _reserve_beside(probe: socket.socket, host: str, port: int) -> socket.socket:
+    # Who lost the race against the probe may still hold the address for the instant that it takes to give up.
+    until = time.monotonic() + RESERVE_WITHIN_S
+    while True:
+        reserved = socket.socket(probe.family, socket.SOCK_STREAM)
+        try:
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            with _telling_port_faults(host, port):
+                reserved.bind(probe.getsockname())
+            return reserved
+        except CommandFailed as failure:
+            reserved.close()
+            if failure.code is not Exit.PORT_TAKEN or time.monotonic() >= until:
+                raise
+            time.sleep(_LOOK_EVERY_S)
 
 
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, _Address]:
@@ -118,9 +138,10 @@ def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, _Address]:
     return family, address
 
 
-def _bind(listener: socket.socket, address: _Address, host: str, port: int) -> None:
+@contextlib.contextmanager
+def _telling_port_faults(host: str, port: int) -> Iterator[None]:
     try:
-        listener.bind(address)
+        yield
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise CommandFailed(

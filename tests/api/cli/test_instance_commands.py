@@ -7,15 +7,18 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import pytest
 
-from appliance.cli.exits import Exit
+from appliance.cli.exits import CommandFailed, Exit
 from appliance.cli.instance import Instance, find_running
+from appliance.cli.serve import reserve_port
 from tests.doubles.certificates import Authority
 
 ROOT = Path(__file__).parents[3]
@@ -156,6 +159,34 @@ def test_a_port_that_is_taken_is_told_before_anything_is_served(folder: Path) ->
     assert done.returncode == Exit.PORT_TAKEN
     assert f"port {port} on 127.0.0.1 is in use" in done.stderr
     assert carillon(folder, "status").returncode == Exit.NOT_RUNNING
+
+
+def test_of_servers_that_reach_for_one_port_at_the_same_instant_exactly_one_gets_it() -> None:
+    """Several sockets may bind an address while none listens, so two starts at once could both find it free.
+
+    Both then served on the port, and the system handed each of them half of the connections.
+    """
+    rivals, rounds = 6, 60
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    line = threading.Barrier(rivals)
+
+    def reach() -> socket.socket | Exit:
+        line.wait(DEADLINE_S)
+        try:
+            return reserve_port("127.0.0.1", port)
+        except CommandFailed as failed:
+            return failed.code
+
+    with ThreadPoolExecutor(rivals) as pool:
+        for _ in range(rounds):
+            ends = [each.result() for each in [pool.submit(reach) for _ in range(rivals)]]
+            winners = [end for end in ends if isinstance(end, socket.socket)]
+            for winner in winners:
+                winner.close()
+            assert len(winners) == 1
+            assert ends.count(Exit.PORT_TAKEN) == rivals - 1
 
 
 def test_an_address_of_no_machine_is_told(folder: Path) -> None:
