@@ -123,7 +123,8 @@ port_trouble() { # STATUS TEXT
     [ "$1" -eq 4 ] || fail "$1" "$2"
     free=$(machine free-port "$HOST" "$PORT")
     [ -n "$free" ] || fail 4 "$2 Choose another one with --port."
-    if [ -z "$YES" ] && [ -t 0 ] && [ -t 1 ] && confirm "$2 Use port $free instead?"; then
+    # Only while nothing is made yet; the demo, for one, has the port written down.
+    if [ "$STEP" -eq 1 ] && [ -z "$YES" ] && [ -t 0 ] && [ -t 1 ] && confirm "$2 Use port $free instead?"; then
         PORT=$free
         return 0
     fi
@@ -132,9 +133,15 @@ port_trouble() { # STATUS TEXT
     $(this_command --port "$free")"
 }
 
+port_was_taken() { # somebody came first between the look at the port and the start
+    : >"$LOG" # the reason is known, so nobody needs to look there
+    answer=$(machine port "$HOST" "$PORT") || port_trouble $? "$answer"
+    fail 4 "Port $PORT was in use by another program when Carillon started. Run this again."
+}
+
 is_already_there() {
     [ "$OLD_RELEASE" = "$RELEASE" ] && [ -e "$RELEASE/.complete" ] && [ "$OLD_HOST" = "$HOST" ] &&
-        [ "$OLD_PORT" = "$PORT" ] && is_running && machine ready "$(ready_url "$HOST" "$PORT")"
+        [ "$OLD_PORT" = "$PORT" ] && is_running && machine ready "$DATA" "$(ready_url "$HOST" "$PORT")"
 }
 
 open_data() {
@@ -190,6 +197,7 @@ start_new() {
         else
             tail -n 50 "$DATA/carillon.log" >>"$LOG" 2>/dev/null || true
         fi
+        [ "$status" -ne 4 ] || port_was_taken
         fail_with_log "$status" 'it did not become ready.'
     fi
     STARTED_NEW=1

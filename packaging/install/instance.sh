@@ -37,11 +37,11 @@ start_release() { # RELEASE HOST PORT
         switch_current "$1"
         systemctl reset-failed "$UNIT" >/dev/null 2>&1 || true
         systemctl start "$UNIT" || return 6
-        machine wait-unit --url "$(ready_url "$2" "$3")" --timeout "$READY_WITHIN_S" "$UNIT"
+        machine wait-unit --data "$DATA" --url "$(ready_url "$2" "$3")" --timeout "$READY_WITHIN_S" "$UNIT"
     else
         rotate_output
-        machine start --output "$DATA/carillon.log" --url "$(ready_url "$2" "$3")" --timeout "$READY_WITHIN_S" \
-            -- "$1/bin/carillon" --data "$DATA" serve --host "$2" --port "$3"
+        machine start --output "$DATA/carillon.log" --data "$DATA" --url "$(ready_url "$2" "$3")" \
+            --timeout "$READY_WITHIN_S" -- "$1/bin/carillon" --data "$DATA" serve --host "$2" --port "$3"
     fi
 }
 

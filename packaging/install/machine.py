@@ -11,17 +11,17 @@ import compileall
 import errno
 import fcntl
 import hashlib
-import json
 import os
 import platform
 import shutil
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from progress import is_ready, run_quietly, start_and_wait, wait_for_unit
+from progress import is_ready, read_facts, run_quietly, serves, start_and_wait, wait_for_unit
 
 EXIT_USAGE = 2
 EXIT_NOT_ROOT = 3
@@ -173,16 +173,14 @@ def check_space(folder: Path, megabytes: int) -> int:
     return EXIT_NO_SPACE
 
 
-def read_pid_file(path: Path, key: str) -> str:
-    """Return one value of the JSON that `carillon serve` leaves in its pid file, empty when there is none."""
+def check_writable(folder: Path) -> int:
+    """Answer 0 when a folder can be made in this one; some file systems (/proc) say so of themselves and refuse it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(descriptor, encoding="utf-8") as file:
-            facts = json.loads(file.read(10_000))
-    except (OSError, ValueError):
-        return ""
-    value = facts.get(key, "") if isinstance(facts, dict) else ""
-    return str(value)
+        os.rmdir(tempfile.mkdtemp(prefix=".carillon-", dir=folder))
+    except OSError as fault:
+        # How much room is left is a question of its own, with an answer of its own.
+        return 0 if fault.errno in (errno.ENOSPC, errno.EDQUOT) else EXIT_USAGE
+    return 0
 
 
 def find_lan_address() -> str:
@@ -240,7 +238,7 @@ def answer(arguments: argparse.Namespace) -> int:
         case "copy-web":
             copy_files(arguments.root, "frontend", arguments.release)
         case "ready":
-            return 0 if is_ready(arguments.url) else 1
+            return 0 if serves(arguments.data, arguments.url) and is_ready(arguments.url) else 1
         case "port":
             return check_port(arguments.host, arguments.port, arguments.ours)
         case "free-port":
@@ -249,8 +247,10 @@ def answer(arguments: argparse.Namespace) -> int:
             return lock_descriptor(arguments.descriptor, arguments.wait)
         case "space":
             return check_space(arguments.folder, arguments.megabytes)
+        case "writable":
+            return check_writable(arguments.folder)
         case "pid-file":
-            print(read_pid_file(arguments.file, arguments.key))
+            print(read_facts(arguments.file).get(arguments.key, ""))
         case "lan-address":
             print(find_lan_address())
         case "prune":
@@ -258,9 +258,9 @@ def answer(arguments: argparse.Namespace) -> int:
         case "run":
             return run_quietly(arguments.command, arguments.log, arguments.label, arguments.count, arguments.total)
         case "start":
-            return start_and_wait(arguments.command, arguments.output, arguments.url, arguments.timeout)
+            return start_and_wait(arguments.command, arguments.output, arguments.data, arguments.url, arguments.timeout)
         case "wait-unit":
-            return wait_for_unit(arguments.unit, arguments.url, arguments.timeout)
+            return wait_for_unit(arguments.unit, arguments.data, arguments.url, arguments.timeout)
     return 0
 
 
@@ -276,7 +276,10 @@ def build_parser() -> argparse.ArgumentParser:
         copy = questions.add_parser(name)
         copy.add_argument("root", type=Path)
         copy.add_argument("release", type=Path)
-    questions.add_parser("ready").add_argument("url")
+    ready = questions.add_parser("ready")
+    ready.add_argument("data", type=Path)
+    ready.add_argument("url")
+    questions.add_parser("writable").add_argument("folder", type=Path)
     for name in ("port", "free-port"):
         question = questions.add_parser(name)
         question.add_argument("host")
@@ -302,6 +305,7 @@ def build_parser() -> argparse.ArgumentParser:
     unit = questions.add_parser("wait-unit")
     unit.add_argument("unit")
     for question in (start, unit):
+        question.add_argument("--data", type=Path, required=True, help="the data folder that it serves")
         question.add_argument("--url", required=True)
         question.add_argument("--timeout", type=float, default=60)
     start.add_argument("command", nargs="+")

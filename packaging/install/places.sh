@@ -120,7 +120,8 @@ check_data() {
         parent=$(dirname "$parent")
     done
     [ -d "$parent" ] || fail 2 "$parent is not a folder, so $DATA cannot be made. Name another one with --data."
-    [ -w "$parent" ] || fail 2 "$DATA cannot be made: $parent cannot be written to by $(id -un). Name another one with --data."
+    [ -w "$parent" ] && machine writable "$parent" ||
+        fail 2 "$DATA cannot be made: $parent cannot be written to by $(id -un). Name another one with --data."
 }
 
 looks_like_ours() {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
+import json
 import os
 import signal
 import ssl
@@ -74,10 +76,11 @@ def run_quietly(command: Sequence[str], log: Path, label: str, count: str, total
         return status if status >= 0 else 128 - status
 
 
-def start_and_wait(command: Sequence[str], output: Path, url: str, timeout_s: float) -> int:
+def start_and_wait(command: Sequence[str], output: Path, data: Path, url: str, timeout_s: float) -> int:
     """Start the server in a session of its own and wait until it is ready; it goes on when this ends with 0.
 
-    A server that ends, or is not ready in time, is stopped and reported; nothing is left running then.
+    Ready is what this very process answers, not another one that has the port: see `serves`. A server that ends, or is
+    not ready in time, is stopped and reported; nothing is left running then.
     """
     ticker = Ticker("waiting until it is ready")
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -91,7 +94,7 @@ def start_and_wait(command: Sequence[str], output: Path, url: str, timeout_s: fl
         if status is not None:
             ticker.close(f"it ended with exit status {status}")
             return status if status in TELLING_EXITS else EXIT_UNHEALTHY
-        if is_ready(url):
+        if serves(data, url, server.pid) and is_ready(url) and server.poll() is None:
             ticker.close("ready")
             return 0
         ticker.show()
@@ -106,12 +109,15 @@ def start_and_wait(command: Sequence[str], output: Path, url: str, timeout_s: fl
     return EXIT_UNHEALTHY
 
 
-def wait_for_unit(unit: str, url: str, timeout_s: float) -> int:
-    """Wait until a systemd service is ready; give up at once when systemd has seen it fail."""
+def wait_for_unit(unit: str, data: Path, url: str, timeout_s: float) -> int:
+    """Wait until a systemd service is ready; give up at once when systemd has seen it fail.
+
+    Ready is what the service's own process answers, not another one that has the port: see `serves`.
+    """
     ticker = Ticker("waiting until it is ready")
     while ticker.elapsed_s < timeout_s:
         shown = subprocess.run(
-            ["systemctl", "show", "--property=ActiveState,NRestarts,ExecMainStatus", unit],
+            ["systemctl", "show", "--property=ActiveState,NRestarts,ExecMainStatus,MainPID", unit],
             capture_output=True,
             text=True,
             timeout=10,
@@ -122,13 +128,46 @@ def wait_for_unit(unit: str, url: str, timeout_s: float) -> int:
             status = int(facts.get("ExecMainStatus") or 0)
             ticker.close(f"it ended with exit status {status}")
             return status if status in TELLING_EXITS else EXIT_UNHEALTHY
-        if facts.get("ActiveState") == "active" and is_ready(url):
+        pid = int(facts.get("MainPID") or 0)
+        if facts.get("ActiveState") == "active" and pid and serves(data, url, pid) and is_ready(url):
             ticker.close("ready")
             return 0
         ticker.show()
         time.sleep(POLL_S)
     ticker.close("not ready in time")
     return EXIT_UNHEALTHY
+
+
+def serves(data: Path, url: str, pid: int | None = None) -> bool:
+    """Say whether the instance of a data folder is the one at the URL's port, and is this process where one is named.
+
+    What it has written down counts only while it holds the folder's lock, as for `carillon --data DATA status`.
+    """
+    facts = read_facts(data / "carillon.pid")
+    if not facts or facts.get("port") != urlsplit(url).port or (pid is not None and facts.get("pid") != pid):
+        return False
+    try:
+        descriptor = os.open(data / "carillon.lock", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def read_facts(path: Path) -> dict[str, object]:
+    """Return what `carillon serve` has written down in its pid file, nothing when that cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, encoding="utf-8") as file:
+            facts = json.loads(file.read(10_000))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def is_ready(url: str) -> bool:

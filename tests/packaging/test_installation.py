@@ -9,6 +9,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,6 +167,32 @@ def test_another_folder_cannot_take_the_port_of_the_running_instance(tried: Trie
     assert done.returncode == 4
     assert f"(pid {tried.pid})" in done.stdout
     assert not data.exists()
+
+
+def test_of_two_installs_at_once_on_one_port_one_wins_and_the_other_leaves_nothing(
+    tried: Tried, tmp_path: Path, free_port: int
+) -> None:
+    """Both once said that they run: the loser's server had ended, but the winner's answered the loser's question."""
+    folders = [tmp_path / "tower one" / "data", tmp_path / "tower two" / "data"]
+    with ThreadPoolExecutor(len(folders)) as pool:
+        installs = [
+            pool.submit(tried.machine.install, "--try", "--yes", "--no-service", "--port", str(free_port), data=data)
+            for data in folders
+        ]
+        done = [install.result() for install in installs]
+    assert sorted(each.returncode for each in done) == [0, 4], [each.stdout for each in done]
+    winner = next(data for data, each in zip(folders, done, strict=True) if each.returncode == 0)
+    loser = next(data for data in folders if data != winner)
+    refused = next(each.stdout for each in done if each.returncode == 4)
+    pid = json.loads((winner / "carillon.pid").read_text())["pid"]
+    assert f"Port {free_port} is in use by" in refused
+    assert f"(pid {pid})" in refused
+    assert shlex.split(refused.strip().splitlines()[-1])[-2] == "--port"
+    assert not loser.parent.exists()
+    assert not list(Path(tried.machine.environment["TMPDIR"]).glob("carillon-install-*"))
+    assert tried.machine.install("--status", data=winner).returncode == 0
+    assert is_ready(free_port)
+    assert tried.machine.install("--stop", data=winner).returncode == 0
 
 
 def test_status_stop_and_start_again(tried: Tried) -> None:

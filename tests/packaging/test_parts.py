@@ -3,10 +3,14 @@
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import tomllib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,9 +21,15 @@ MACHINE = ROOT / "packaging" / "install" / "machine.py"
 PUT_BACK = ROOT / "packaging" / "install" / "put_back.py"
 
 
-def ask(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+def ask(*arguments: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, str(MACHINE), *map(str, arguments)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, str(MACHINE), *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+        env=os.environ | variables,
+        check=False,
     )
 
 
@@ -110,6 +120,117 @@ def test_pruning_keeps_what_any_installation_runs_or_can_go_back_to(tmp_path: Pa
     assert not any(path.exists() for path in (outdated, orphaned, unused))
     parts = {path.name for path in root.iterdir()} - {"releases"}
     assert parts == {"venv-a", "venv-b", "web-a", "web-b"}
+
+
+# --- waiting until it is ready
+
+# A server of the data folder DATA that writes itself down as `carillon serve` does and then waits to be stopped.
+SERVER = """
+import fcntl, json, os, signal, sys
+from pathlib import Path
+data, port, holds_the_lock = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "locked"
+lock = os.open(data / "carillon.lock", os.O_RDWR | os.O_CREAT, 0o600)
+if holds_the_lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+(data / "carillon.pid").write_text(json.dumps({"pid": os.getpid(), "port": port}))
+print(os.getpid(), flush=True)
+signal.pause()
+"""
+
+
+class Ready(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        """The output of the tests stays free of it."""
+
+
+@pytest.fixture
+def answering() -> Iterator[int]:
+    """A port on which somebody answers that all is well."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ready) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+def start(data: Path, port: int, *command: str, within_s: float = 1.5) -> subprocess.CompletedProcess[str]:
+    url = f"http://127.0.0.1:{port}/health/ready"
+    options = ("--output", data / "out", "--data", data, "--url", url, "--timeout", str(within_s))
+    return ask("start", *options, "--", sys.executable, "-c", *command)
+
+
+def stop_server(data: Path) -> None:
+    os.kill(int((data / "out").read_text()), signal.SIGTERM)
+
+
+def test_a_server_is_ready_when_it_has_written_itself_down_holds_its_folder_and_answers(
+    tmp_path: Path, answering: int
+) -> None:
+    done = start(tmp_path, answering, SERVER, str(tmp_path), str(answering), "locked", within_s=20)
+    assert done.returncode == 0, done.stdout
+    url = f"http://127.0.0.1:{answering}/health/ready"
+    assert ask("ready", tmp_path, url).returncode == 0
+    assert ask("ready", tmp_path, url.replace(str(answering), "1")).returncode == 1
+    stop_server(tmp_path)
+
+
+@pytest.mark.parametrize(("port", "lock"), [("another", "locked"), ("its own", "not locked")])
+def test_what_another_instance_answers_does_not_make_a_server_ready(
+    tmp_path: Path, answering: int, port: str, lock: str
+) -> None:
+    """Of two installations on one port, the loser was once called ready because the winner answered."""
+    written = answering if port == "its own" else answering - 1
+    done = start(tmp_path, answering, SERVER, str(tmp_path), str(written), lock)
+    assert done.returncode == 6
+    assert "not ready in time" in done.stdout
+
+
+def test_what_another_process_has_written_down_does_not_make_a_server_ready(tmp_path: Path, answering: int) -> None:
+    other = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path), str(answering), "locked"], stdout=-1)
+    try:
+        assert other.stdout is not None and other.stdout.readline()
+        assert start(tmp_path, answering, "import signal; signal.pause()").returncode == 6
+    finally:
+        other.kill()
+        other.communicate()
+
+
+def test_a_server_that_finds_its_port_taken_is_told_apart_although_somebody_answers_there(
+    tmp_path: Path, answering: int
+) -> None:
+    done = start(tmp_path, answering, "import sys, time; time.sleep(0.3); sys.exit(4)", within_s=20)
+    assert done.returncode == 4
+    assert "it ended with exit status 4" in done.stdout
+
+
+@pytest.mark.parametrize(("main_pid", "status"), [("its own", 0), ("another", 6)])
+def test_a_service_is_ready_only_by_the_answer_of_its_own_process(
+    tmp_path: Path, answering: int, main_pid: str, status: int
+) -> None:
+    """The same for systemd: the unit was active, but another instance had the port and answered."""
+    server = subprocess.Popen([sys.executable, "-c", SERVER, str(tmp_path), str(answering), "locked"], stdout=-1)
+    try:
+        assert server.stdout is not None and server.stdout.readline()
+        pid = server.pid if main_pid == "its own" else os.getpid()
+        systemctl = tmp_path / "bin" / "systemctl"
+        systemctl.parent.mkdir()
+        systemctl.write_text(f"#!/bin/sh\nprintf 'MainPID={pid}\\nNRestarts=0\\nActiveState=active\\n'\n")
+        systemctl.chmod(0o755)
+        url = f"http://127.0.0.1:{answering}/health/ready"
+        done = ask(
+            "wait-unit", "--data", tmp_path, "--url", url, "--timeout", "1.5", "carillon.service",
+            PATH=f"{systemctl.parent}{os.pathsep}{os.environ['PATH']}",
+        )  # fmt: skip
+        assert done.returncode == status, done.stdout
+    finally:
+        server.kill()
+        server.communicate()
 
 
 # --- the database after an upgrade that failed

@@ -129,6 +129,19 @@ def test_a_read_only_data_folder_is_refused(fresh_machine: Machine, tmp_path: Pa
     assert "--data" in done.stdout
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root is told that /proc can be written to")
+def test_a_file_system_that_only_claims_to_be_writable_is_not_taken_for_a_full_one(
+    fresh_machine: Machine, free_port: int
+) -> None:
+    """Root was once told that /proc has 0 MB left, as if deleting something would help."""
+    place = Path("/proc/carillon")
+    done = fresh_machine.install("--yes", "--no-service", "--port", str(free_port), "--data", str(place))
+    assert done.returncode == 2, done.stdout
+    assert f"{place} cannot be made: /proc cannot be written to by root" in done.stdout
+    assert "MB left" not in done.stdout
+    assert left_behind(fresh_machine, fresh_machine.home / "nothing" / "data") == []
+
+
 def test_a_full_disk_is_noticed_before_anything_is_made(fresh_machine: Machine, tmp_path: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
