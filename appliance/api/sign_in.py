@@ -121,8 +121,8 @@ def sign_in_router(identity: Identity) -> Router:
 
     @post("/account/session", opt=described(_SIGN_IN))
     async def sign_in(request: Request[Any, Any, Any]) -> Reply:
-        """Checks the password and sets the session cookie. After too many failures from one network it answers 429;
-        a network from which the user signed in before is never locked out by the failures of others.
+        """Checks the password and sets the session cookie. After too many failures from one address it answers 429;
+        an address that has not failed itself is never locked out by the failures of others.
         """
         refuse_other_sites(identity, request)
         given = await credentials.read(request)
