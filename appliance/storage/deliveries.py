@@ -140,12 +140,14 @@ def _confirm_replayed(
     )
     if row is None:
         return False
-    delivery_id = make_id(now)
-    transaction.execute(
+    # Another node may record the same acknowledgement at this moment: there is one delivery of one to one.
+    [kept] = transaction.fetch_all(
         'INSERT INTO delivery (id, notification, device, "user", state, attempts, expires_at) '
-        "VALUES (?, ?, ?, ?, ?, 0, ?)",
-        (delivery_id, notification_id, device_id, uuid_of(row[0]), DeliveryState.QUEUED, instant_of(row[1])),
+        "VALUES (?, ?, ?, ?, ?, 0, ?) ON CONFLICT (notification, device) WHERE device IS NOT NULL "
+        "DO UPDATE SET notification = excluded.notification RETURNING id",
+        (make_id(now), notification_id, device_id, uuid_of(row[0]), DeliveryState.QUEUED, instant_of(row[1])),
     )
+    delivery_id = uuid_of(kept[0])
     _apply(transaction, Move(delivery_id, Event.ACKNOWLEDGE, attempt), now)
     _touch_delivered(transaction, [device_id], now)
     return True

@@ -11,6 +11,9 @@ INDEXES = (
     "CREATE INDEX notification_scheduled ON notification (send_at) WHERE state = 0",
     "CREATE INDEX delivery_due ON delivery (due_at) WHERE due_at IS NOT NULL",
     "CREATE INDEX delivery_device_open ON delivery (device) WHERE settled_at IS NULL",
+    "CREATE UNIQUE INDEX delivery_notification_device ON delivery (notification, device) WHERE device IS NOT NULL",
+    # Holding what its condition tells, or SQLite looks into every row to count an app's devices.
+    "CREATE INDEX device_app_live ON device (app, id, retired_at) WHERE retired_at IS NULL",
     'CREATE UNIQUE INDEX notification_user_sequence ON notification ("user", sequence)',
     'CREATE INDEX notification_collapse ON notification ("user", collapse_key) WHERE collapse_key IS NOT NULL',
     "CREATE INDEX notification_accepted ON notification (accepted_at)",

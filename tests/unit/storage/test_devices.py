@@ -1,13 +1,17 @@
 """Devices at rest: registering, moving to another user, the hourly limit, retiring, being seen."""
 
+import sqlite3
 from datetime import timedelta
+from typing import cast
 
+import psycopg
 import pytest
 
 from appliance.domain.device import REGISTRATIONS_PER_HOUR, AddressKind, Platform
 from appliance.domain.errors import Forbidden, NotEnrolled, NotFound, PushDisabled, TooMany
 from appliance.domain.identifier import make_id
 from appliance.domain.ladder import DeliveryState
+from appliance.storage.database import Database
 from appliance.storage.deliveries import retire_device_job
 from appliance.storage.devices import (
     Registration,
@@ -251,6 +255,48 @@ async def test_devices_for_all_apps_are_listed_last_and_by_no_app(register, data
         (None, "All apps"),
     ]
     assert (await list_app_devices(database, app_id, after=None, limit=10))[1] == 1
+
+
+# On SQLite only: PostgreSQL is not read on the event loop, and chooses its plans by the numbers it has.
+@pytest.mark.parametrize("database_url", [None])
+async def test_an_app_s_devices_are_paged_and_counted_from_an_index_alone(register, database, app_id, user_id):
+    """A page of an app with 200 000 devices sorted and counted all of their rows, and held everybody up meanwhile."""
+    device_id = (await register(user_id, app_id, b"one")).device_id
+    told = _Listening(database)
+    await list_app_devices(cast(Database, told), app_id, after=device_id, limit=10)
+    plans = [await database.read(f"EXPLAIN QUERY PLAN {sql}", parameters) for sql, parameters in told.statements]
+    assert [[row[3] for row in plan] for plan in plans] == [
+        ["SEARCH device USING INDEX device_app_live (app=? AND id>?)"],
+        ["SEARCH device USING COVERING INDEX device_app_live (app=?)"],
+    ]
+
+
+class _Listening:
+    """Reads from a database, and remembers what was asked."""
+
+    def __init__(self, database):
+        self._database = database
+        self.statements = []
+
+    async def read(self, sql, parameters=()):
+        self.statements.append((sql, parameters))
+        return await self._database.read(sql, parameters)
+
+    async def read_one(self, sql, parameters=()):
+        rows = await self.read(sql, parameters)
+        return rows[0] if rows else None
+
+
+async def test_one_notification_has_one_delivery_to_one_device(register, database, clock, content, app_id, user_id):
+    await register(user_id, app_id, b"one")
+    job = accept_job(
+        app_id, [Target(user_id, content)], field="user_id", idempotency=None, now=clock.now(), plan=WITH_FCM
+    )
+    await database.write(job)
+    columns = 'notification, device, "user", state, attempts, expires_at'
+    again = f"INSERT INTO delivery (id, {columns}) SELECT ?, {columns} FROM delivery"
+    with pytest.raises((sqlite3.IntegrityError, psycopg.errors.UniqueViolation)):
+        await database.write(lambda tx: tx.execute(again, (make_id(clock.now()),)))
 
 
 async def test_being_seen_only_moves_forward(register, database, clock, app_id, user_id):

@@ -7,8 +7,12 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from appliance.domain.device import AddressKind, Platform
 from appliance.domain.errors import QuotaExceeded, Unavailable
+from appliance.domain.ladder import DeliveryState
+from appliance.domain.outcome import OutcomeKind
 from appliance.domain.secret import Secret
+from appliance.storage.deliveries import AttemptRow, acknowledge_job
 from appliance.storage.sending import Accepted, IdempotencyKey, Plan, Target, accept_job, release_job
 from tests.unit.storage.conftest import Town
 
@@ -83,6 +87,20 @@ async def test_bulk_sends_that_meet_in_opposite_orders_all_end(nodes, town, acce
     accepted = [result for result in results if isinstance(result, Accepted)]
     assert await town.count("notification") == 20 * len(accepted)
     assert accepted
+
+
+async def test_a_replayed_notification_acknowledged_at_two_nodes_at_once_makes_one_delivery(nodes, town, accept, clock):
+    """A device that was registered after the send has no delivery yet; each node found none, and each made one."""
+    app = await town.add_app()
+    user = await town.add_user(app)
+    sent = [(await accept(nodes[0], app, user)).notification_ids[0] for _ in range(20)]
+    device = await town.add_device(user, app, AddressKind.FCM_TOKEN, Platform.ANDROID)
+    attempt = AttemptRow(0, clock.now(), 5, OutcomeKind.CONFIRMED, "acknowledged", "The device has it.")
+    for notification in sent:
+        job = acknowledge_job(device, notification, attempt, clock.now())
+        assert await asyncio.gather(*(node.write(job) for node in nodes)) == [True, True]
+    assert await town.count("delivery", "state = ?", (DeliveryState.CONFIRMED,)) == 20
+    assert await town.count("delivery") == 20
 
 
 async def test_a_scheduled_send_is_released_by_one_node_only(nodes, town, clock, content):
