@@ -126,14 +126,6 @@ class Hub:
         self._fanout.submit((connection, parcel) for connection in connections)
         return len(connections)
 
-    def is_live(self, device_id: UUID) -> bool:
-        """Tell whether an offer to the device would be taken now."""
-        return self._core.presence.find_device(device_id) is not None
-
-    def plain_connections(self, user_id: UUID) -> int:
-        """Count the user's connections that have not said Hello."""
-        return self._core.presence.count_plain(user_id)
-
     def close_user(self, user_id: UUID, reason: str) -> None:
         """End all connections of a user, who may not come back with them; `reason` is shown to the client."""
         self._negotiations.revoke(user_id=user_id)

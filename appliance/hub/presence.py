@@ -75,9 +75,6 @@ class Presence(Generic[C]):
     def count_user(self, user_id: UUID) -> int:
         return len(self._by_user.get(user_id, ()))
 
-    def count_plain(self, user_id: UUID) -> int:
-        return len(self._plain_by_user.get(user_id, ()))
-
     def list_plain(self, user_id: UUID) -> list[C]:
         return list(self._plain_by_user.get(user_id, ()))
 

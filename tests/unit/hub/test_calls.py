@@ -28,7 +28,7 @@ class TestPlainDialect:
     async def test_a_client_that_said_hello_gets_no_plain_notifications_any_more(self, house: House) -> None:
         connection, wire = await house.greet()
         wire.take()
-        assert house.core.presence.count_plain(USER) == 0
+        assert house.core.presence.list_plain(USER) == []
         connection.offer_plain(house.backend.add_notification(USER))
         assert wire.take() == []
 

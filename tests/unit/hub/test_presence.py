@@ -41,4 +41,4 @@ def test_nothing_is_left_behind_when_all_are_gone() -> None:
     for name in "abc":
         presence.remove(name, USER, "t")
     assert presence.list_all() == []
-    assert presence.count_user(USER) == presence.count_plain(USER) == presence.plain_connections == 0
+    assert (presence.count_user(USER), presence.plain_connections, presence.list_plain(USER)) == (0, 0, [])
