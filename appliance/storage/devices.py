@@ -20,6 +20,7 @@ from appliance.storage.sql import Row, instant_of, marks, optional_uuid_of, uuid
 from appliance.storage.writer import Job, Transaction
 
 REGISTRATION_WINDOW: Final = timedelta(hours=1)
+HUB_DEVICES_PER_HOUR: Final = 100
 MAX_PAGE: Final = 500
 MAX_USER_DEVICES: Final = 1_000
 
@@ -123,8 +124,9 @@ def register_job(registration: Registration, now: datetime) -> Job[Registered]:
 
 
 def bind_installation_job(registration: Registration, now: datetime) -> Job[Registered]:
-    """Make the job that finds or makes the device of a hub client; only making (or reviving) one counts as registering.
+    """Make the job that finds or makes the device of a hub client, at most a hundred new ones of a user an hour.
 
+    It does not count among the ten registrations: those are for push addresses, and must be left for them.
     One that was revoked stays so: a client that says Hello knows nothing of what its user decided. Raises `Forbidden`,
     `TooMany`.
     """
@@ -133,8 +135,8 @@ def bind_installation_job(registration: Registration, now: datetime) -> Job[Regi
         known = _find(transaction, registration.address)
         if known is not None:
             _check_not_revoked(_load_standing(transaction, registration.user_id, uuid_of(known[0])))
-        if known is None or known[3] is not None:
-            _count_registration(transaction, registration.user_id, now)
+        if known is None:
+            _check_hub_devices(transaction, registration.user_id, now)
         return _put(transaction, registration, now)
 
     return job
@@ -144,9 +146,8 @@ def revive_job(device_id: UUID, user_id: UUID, now: datetime) -> Job[None]:
     """Make the job by which the Hello of a retired device makes it reachable again, over the hub alone.
 
     Its provider has disowned the address, and is not asked again: the row keeps it, so that registering the same
-    address finds the device, but its kind becomes `HUB`. Reviving counts as registering. Nothing changes for a device
-    that is not retired. Raises `NotFound` when it is not (or no longer) theirs, `Forbidden` when it was revoked,
-    `TooMany`.
+    address finds the device, but its kind becomes `HUB`. Nothing changes for a device that is not retired. Raises
+    `NotFound` when it is not (or no longer) theirs, `Forbidden` when it was revoked.
     """
 
     def job(transaction: Transaction) -> None:
@@ -155,7 +156,6 @@ def revive_job(device_id: UUID, user_id: UUID, now: datetime) -> Job[None]:
             raise NotFound("This device belongs to another user now.")
         _check_not_revoked(standing)
         if standing.is_retired:
-            _count_registration(transaction, user_id, now)
             transaction.execute(
                 "UPDATE device SET address_kind = ?, last_seen_at = ?, retired_at = NULL, retired_reason = NULL "
                 "WHERE id = ?",
@@ -261,6 +261,19 @@ def _load_standing(transaction: Transaction, user_id: UUID, device_id: UUID) -> 
 def _check_not_revoked(standing: Standing | None) -> None:
     if standing is not None and standing.revoked_text is not None:
         raise Forbidden(standing.revoked_text)
+
+
+def _check_hub_devices(transaction: Transaction, user_id: UUID, now: datetime) -> None:
+    ((count,),) = transaction.fetch_all(
+        'SELECT COUNT(*) FROM device WHERE "user" = ? AND address_kind = ? AND created_at > ?',
+        (user_id, AddressKind.HUB, now - REGISTRATION_WINDOW),
+    )
+    if count >= HUB_DEVICES_PER_HOUR:
+        raise TooMany(
+            f"A user may bring {HUB_DEVICES_PER_HOUR} new devices an hour to the hub. Keep the deviceId of this client "
+            "and say Hello with the same one each time.",
+            retry_after_s=int(REGISTRATION_WINDOW.total_seconds()),
+        )
 
 
 def _count_registration(transaction: Transaction, user_id: UUID, now: datetime) -> None:

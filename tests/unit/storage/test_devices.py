@@ -14,6 +14,7 @@ from appliance.domain.ladder import DeliveryState
 from appliance.storage.database import Database
 from appliance.storage.deliveries import retire_device_job
 from appliance.storage.devices import (
+    HUB_DEVICES_PER_HOUR,
     Registration,
     SealedAddress,
     Standing,
@@ -149,7 +150,9 @@ async def test_a_refused_registration_leaves_nothing_behind(register, town, cloc
     assert await town.count("enrolment") == 1
 
 
-async def test_only_a_new_installation_counts_as_a_registration(database, town, clock, user_id):
+async def test_hub_devices_leave_the_ten_registrations_to_push_addresses(database, town, clock, user_id):
+    """Ten terminals that said Hello once left their user unable to register a phone, and the hub refused the next."""
+
     async def bind(name: bytes, kind: AddressKind = AddressKind.HUB):
         registration = Registration(user_id, None, Platform.HUB, _address(name, kind=kind))
         return await database.write(bind_installation_job(registration, clock.now()))
@@ -157,12 +160,14 @@ async def test_only_a_new_installation_counts_as_a_registration(database, town, 
     first = await bind(b"terminal")
     for _ in range(20):
         assert (await bind(b"terminal")).device_id == first.device_id
-    assert await town.count("registration") == 1
-    await database.write(
-        lambda tx: tx.execute("UPDATE device SET retired_at = ?, retired_reason = 'Silent.'", (clock.now(),))
-    )
-    assert (await bind(b"terminal")).device_id == first.device_id
-    assert await town.count("registration") == 2
+    for number in range(HUB_DEVICES_PER_HOUR - 1):
+        await bind(b"%d" % number)
+    assert await town.count("registration") == 0
+    with pytest.raises(TooMany, match="deviceId"):
+        await bind(b"one more")
+    await bind(b"terminal")
+    clock.pass_s(3_601)
+    await bind(b"one more")
 
 
 async def test_an_installation_that_its_user_revoked_is_not_revived_by_coming_back(database, town, clock, user_id):
@@ -174,7 +179,7 @@ async def test_an_installation_that_its_user_revoked_is_not_revived_by_coming_ba
         await database.write(bind_installation_job(registration, clock.now()))
     assert refusal.value.detail == "This device was revoked. Sign in again with a new device id."
     assert await load_live_device(database, user_id, registration.address) is None
-    assert await town.count("registration") == 1
+    assert await town.count("registration") == 0
 
 
 @pytest.mark.parametrize("by", ["user", "app"])
@@ -206,8 +211,8 @@ async def test_a_device_whose_provider_disowned_its_address_is_revived_for_the_h
     # The answer to a try that was under way all the time.
     await database.write(retire_device_job(device_id, "The provider does not know it.", clock.now()))
     assert await town.value("SELECT address_kind FROM device WHERE retired_at IS NULL") == AddressKind.HUB
-    # Once for the device, once for its revival, and not for the second Hello.
-    assert await town.count("registration") == 2
+    # For the device alone: coming back by Hello is no registration.
+    assert await town.count("registration") == 1
     assert (await register(user_id, app_id, b"one")).device_id == device_id
     assert await town.value("SELECT address_kind FROM device") == AddressKind.FCM_TOKEN
 
