@@ -159,10 +159,18 @@ def _explain(state: DeliveryState, delivery: StoredDelivery, notification: Notif
             return f"Its time to live ran out before it could be delivered.{why}"
         case DeliveryState.WITHDRAWN:
             return "The sender withdrew it before it was shown."
+        case DeliveryState.SUPPRESSED if _is_since(delivery.settled_at, notification.user_disabled_at):
+            return "It was held back: the user was disabled before it was delivered."
+        case DeliveryState.SUPPRESSED if _is_since(delivery.settled_at, notification.app_disabled_at):
+            return "It was held back: the app was disabled before it was delivered."
         case DeliveryState.SUPPRESSED if notification.content.collapse_key is not None:
             return "A newer notification with the same collapse key replaced it before it was shown."
         case DeliveryState.SUPPRESSED:
             return "It was held back: the device was handed to another user or muted."
+
+
+def _is_since(settled_at: datetime | None, disabled_at: datetime | None) -> bool:
+    return settled_at is not None and disabled_at is not None and settled_at >= disabled_at
 
 
 def _sum_up(notification: NotificationRow, deliveries: Sequence[DeliveryStory]) -> tuple[str, str]:

@@ -19,7 +19,7 @@ MAX_ATTEMPTS = 5_000
 
 @dataclass(frozen=True, slots=True)
 class NotificationRow:
-    """A notification with all its instants."""
+    """A notification with all its instants, and when its user and its app were disabled, if they were."""
 
     id: UUID
     app_id: UUID
@@ -33,6 +33,8 @@ class NotificationRow:
     expires_at: datetime
     withdrawn_at: datetime | None
     read_at: datetime | None
+    user_disabled_at: datetime | None = None
+    app_disabled_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +69,10 @@ class StoredDelivery:
 async def load_notification(database: Database, notification_id: UUID) -> NotificationRow | None:
     """Read a notification, or None."""
     row = await database.read_one(
-        'SELECT id, app, "user", title, body, data, type, priority, ttl_s, collapse_key, state, sequence, accepted_at, '
-        "send_at, released_at, expires_at, withdrawn_at, read_at FROM notification WHERE id = ?",
+        'SELECT n.id, n.app, n."user", n.title, n.body, n.data, n.type, n.priority, n.ttl_s, n.collapse_key, n.state, '
+        "n.sequence, n.accepted_at, n.send_at, n.released_at, n.expires_at, n.withdrawn_at, n.read_at, u.disabled_at, "
+        'a.disabled_at FROM notification n LEFT JOIN account u ON u.id = n."user" LEFT JOIN app a ON a.id = n.app '
+        "WHERE n.id = ?",
         (notification_id,),
     )
     if row is None:
@@ -86,6 +90,8 @@ async def load_notification(database: Database, notification_id: UUID) -> Notifi
         expires_at=instant_of(row[15]),
         withdrawn_at=optional_instant_of(row[16]),
         read_at=optional_instant_of(row[17]),
+        user_disabled_at=optional_instant_of(row[18]),
+        app_disabled_at=optional_instant_of(row[19]),
     )
 
 

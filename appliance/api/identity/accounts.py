@@ -20,6 +20,7 @@ from appliance.storage.audit import AuditEntry
 from appliance.storage.database import Database
 from appliance.storage.refresh_tokens import revoke_families_of
 from appliance.storage.sessions import delete_sessions_of
+from appliance.storage.suppression import suppress_deliveries_of_user
 from appliance.storage.users import UserRow
 from appliance.storage.writer import Transaction
 
@@ -133,7 +134,7 @@ class Accounts:
         permission = self._throttle.begin(username, address, self._clock.monotonic())
         if isinstance(permission, Retry):
             raise TooMany(
-                f"Too many failed log-ins from this network. Try again in {permission.after_s} seconds.",
+                f"Too many failed log-ins from this address. Try again in {permission.after_s} seconds.",
                 retry_after_s=permission.after_s,
             )
         try:
@@ -192,7 +193,7 @@ class Accounts:
         return user
 
     async def disable_user(self, user_id: UUID, *, actor: str = ACTOR_CLI) -> None:
-        """Shut a user out at once: sessions, refresh tokens, access tokens and open connections end.
+        """Shut a user out at once: sessions, tokens and open connections end, and what waits for delivery is held back.
 
         Raises `NotFound` when there is no such user, `Conflict` when no admin would be left. Twice is harmless.
         """
@@ -205,6 +206,7 @@ class Accounts:
                 raise Conflict(f"{user.username} is the only admin. Make another admin first.")
             if not users.set_disabled(transaction, user_id, now):
                 return None
+            suppress_deliveries_of_user(transaction, user_id, now)
             delete_sessions_of(transaction, user_id)
             revoke_families_of(transaction, user_id, now)
             return audit.record(

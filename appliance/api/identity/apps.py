@@ -16,9 +16,11 @@ from appliance.storage import apps, audit, users
 from appliance.storage.apps import AppRow
 from appliance.storage.audit import AuditEntry
 from appliance.storage.database import Database
+from appliance.storage.suppression import suppress_deliveries_of_app_job
 from appliance.storage.writer import Transaction
 
 MAX_NAME_CHARS: Final = 100
+SUPPRESSED_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,10 @@ class Apps:
         return AppWithSecret(app, secret)
 
     async def disable_app(self, app_id: UUID, *, actor: str = ACTOR_CLI) -> None:
-        """Shut an app out at once. Raises `NotFound`; twice is harmless."""
+        """Shut an app out at once, and hold back what it sent and was not delivered.
+
+        Raises `NotFound`. Twice is harmless; after an interruption it goes on with what is left to hold back.
+        """
         if await apps.load_app(self._database, app_id) is None:
             raise _no_such_app(app_id)
 
@@ -84,6 +89,10 @@ class Apps:
         entry = await self._database.write(job)
         if entry is not None:
             self._feed.apply(entry)
+        # In steps, others' writes in between; from the first commit on the app can add nothing to it.
+        hold_back = suppress_deliveries_of_app_job(app_id, self._clock.now(), SUPPRESSED_AT_ONCE)
+        while await self._database.write(hold_back) == SUPPRESSED_AT_ONCE:
+            continue
 
     async def authenticate_app(self, client_id: str, client_secret: Secret) -> AppRow | None:
         """Give the app whose secret this is; None, at the same cost, when anything is wrong or it is disabled."""
