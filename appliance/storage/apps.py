@@ -90,11 +90,6 @@ def enrol_user(transaction: Transaction, user_id: UUID, app_id: UUID, at: dateti
     return added == 1
 
 
-def withdraw_enrolment(transaction: Transaction, user_id: UUID, app_id: UUID) -> bool:
-    """End the user's membership in the app. False: was not enrolled."""
-    return transaction.execute("DELETE FROM enrolment WHERE id = ?", (enrolment_id(user_id, app_id),)) == 1
-
-
 def enrolment_id(user_id: UUID, app_id: UUID) -> str:
     """Give the key of a membership, which is unique by itself on both databases."""
     return f"{user_id}|{app_id}"

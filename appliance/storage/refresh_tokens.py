@@ -116,11 +116,6 @@ def revoke_families_of(transaction: Transaction, user_id: UUID, at: datetime) ->
     return transaction.execute(sql, (at, user_id))
 
 
-def delete_expired_refresh_tokens(transaction: Transaction, now: datetime) -> int:
-    """Drop the tokens that have run out and give their number."""
-    return transaction.execute("DELETE FROM refresh_token WHERE expires_at <= ?", (now,))
-
-
 def _mark_used(transaction: Transaction, held: RefreshRow, now: datetime) -> bool:
     # The condition decides between two nodes that hold the same token at the same moment.
     sql = "UPDATE refresh_token SET used_at = ? WHERE id = ? AND used_at IS NULL AND revoked_at IS NULL"

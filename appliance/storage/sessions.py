@@ -67,11 +67,6 @@ def delete_sessions_of(transaction: Transaction, user_id: UUID, *, except_id: st
     return transaction.execute('DELETE FROM web_session WHERE "user" = ? AND id <> ?', (user_id, except_id))
 
 
-def delete_expired_sessions(transaction: Transaction, now: datetime) -> int:
-    """Drop the sessions that have run out and give their number."""
-    return transaction.execute("DELETE FROM web_session WHERE expires_at <= ?", (now,))
-
-
 async def load_session(database: Database, session_ids: Sequence[str], now: datetime) -> SessionRow | None:
     """Find the living session under one of the hashes; one of a disabled user does not live."""
     row = await database.read_one(

@@ -34,8 +34,6 @@ from appliance.settings import Settings
 from appliance.storage import apps, audit, users
 from appliance.storage.apps import AppRow
 from appliance.storage.database import Database
-from appliance.storage.refresh_tokens import delete_expired_refresh_tokens
-from appliance.storage.sessions import delete_expired_sessions
 from appliance.storage.users import UserRow
 from appliance.storage.writer import Transaction
 
@@ -106,14 +104,6 @@ class Identity:
             if self._parts.external is None or refusal.reason not in _MAY_BE_EXTERNAL:
                 return None
         return await self._parts.external.authenticate(token)
-
-    def verify_access_token(self, token: str) -> Principal | None:
-        """Verify an access token of our own; repeated, it costs microseconds and touches no disk."""
-        try:
-            return self._parts.issuer.verify(token, self.clock.now())
-        except TokenRefused as refusal:
-            logger.debug("access_token_refused", extra={"reason": refusal.reason.value})
-            return None
 
     def issue_ticket(self, principal: Principal) -> IssuedTicket:
         """Issue a ticket that opens one hub connection within a minute. Raises `Unauthorized` for an expired bearer."""
@@ -212,10 +202,13 @@ class Identity:
         return await self._parts.feed.poll()
 
     async def keep_house(self) -> None:
-        """Rotate the signing key when it is due, and drop what has run out; the running server does so hourly."""
+        """Rotate the signing key when it is due, and drop old entries of the audit log; the server does so hourly.
+
+        Sessions and refresh tokens that ran out are dropped with all else that is stale: `storage.retention`.
+        """
         self._parts.issuer.replace_keys(await self._parts.keys.load())
         now = self.clock.now()
-        await self.database.write(lambda transaction: _drop_past(transaction, now))
+        await self.database.write(lambda transaction: _drop_past_entries(transaction, now))
 
 
 def issuer_name(settings: Settings) -> str:
@@ -350,8 +343,6 @@ def _log_failure(event: str, error: Exception) -> None:
         logger.error(event, exc_info=error)
 
 
-def _drop_past(transaction: Transaction, now: datetime) -> None:
-    delete_expired_sessions(transaction, now)
-    delete_expired_refresh_tokens(transaction, now)
+def _drop_past_entries(transaction: Transaction, now: datetime) -> None:
     audit.delete_entries_before(transaction, now - KEEP_SIGN_INS, action=Change.USER_SIGNED_IN.value)
     audit.delete_entries_before(transaction, now - KEEP_AUDIT)

@@ -98,13 +98,13 @@ async def test_setting_a_password_ends_what_was_issued_on_the_old_one(identity: 
     clock.pass_s(1)
     await identity.set_password(user.id, OTHER_PASSWORD, keep_session=kept.session.id)
 
-    assert identity.verify_access_token(grant.access_token.reveal()) is None
+    assert await identity.verify_bearer(grant.access_token.reveal()) is None
     assert await identity.sessions.find(ended.cookie) is None
     assert await identity.sessions.find(kept.cookie) is not None
     with pytest.raises(WrongPassword):
         await identity.sign_in("anna", PASSWORD, HOME)
     fresh = await identity.grants.for_password("anna", OTHER_PASSWORD, app_id=None, address=HOME)
-    assert identity.verify_access_token(fresh.access_token.reveal()) is not None
+    assert await identity.verify_bearer(fresh.access_token.reveal()) is not None
 
 
 async def test_setting_a_password_of_nobody_is_not_found(identity: Identity):
@@ -135,7 +135,7 @@ async def test_disabling_a_user_ends_tokens_sessions_and_connections_at_once(ide
     await identity.disable_user(user.id)
 
     assert closed == [(str(user.id), "This account was disabled.")]
-    assert identity.verify_access_token(grant.access_token.reveal()) is None
+    assert await identity.verify_bearer(grant.access_token.reveal()) is None
     assert await identity.sessions.find(session.cookie) is None
     with pytest.raises(NotFound):
         await identity.issue_user_token(user.id, timedelta(hours=1))

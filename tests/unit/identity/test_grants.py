@@ -38,8 +38,8 @@ async def is_refused(identity: Identity, grant: Grant) -> bool:
     return False
 
 
-def counts(identity: Identity, grant: Grant) -> bool:
-    return identity.verify_access_token(grant.access_token.reveal()) is not None
+async def counts(identity: Identity, grant: Grant) -> bool:
+    return await identity.verify_bearer(grant.access_token.reveal()) is not None
 
 
 async def reuses(database: Database, clock: HandClock) -> int:
@@ -49,7 +49,7 @@ async def reuses(database: Database, clock: HandClock) -> int:
 async def test_an_app_gets_an_hour_of_push_send(identity: Identity):
     made = await identity.create_app("Shop")
     grant = await identity.grants.for_app(str(made.app.id), made.client_secret, None)
-    bearer = identity.verify_access_token(grant.access_token.reveal())
+    bearer = await identity.verify_bearer(grant.access_token.reveal())
     assert bearer is not None
     assert (bearer.kind, bearer.app_id, bearer.may_send) == (PrincipalKind.APP, made.app.id, True)
     assert (grant.expires_in_s, grant.scope, grant.refresh_token) == (3600, "push:send", None)
@@ -85,20 +85,20 @@ async def test_rotating_a_secret_voids_the_old_one_and_its_tokens(identity: Iden
     grant = await identity.grants.for_app(str(made.app.id), made.client_secret, None)
     clock.pass_s(1)
     rotated = await identity.rotate_secret(made.app.id)
-    assert not counts(identity, grant)
+    assert not await counts(identity, grant)
     with pytest.raises(GrantRefused):
         await identity.grants.for_app(str(made.app.id), made.client_secret, None)
-    assert counts(identity, await identity.grants.for_app(str(made.app.id), rotated.client_secret, None))
+    assert await counts(identity, await identity.grants.for_app(str(made.app.id), rotated.client_secret, None))
 
 
 async def test_a_refresh_token_gives_a_fresh_pair(identity: Identity, clock: HandClock):
     first = await sign_in(identity)
     clock.pass_s(60)
     second = await refresh(identity, first)
-    assert counts(identity, second) and counts(identity, first)
+    assert await counts(identity, second) and await counts(identity, first)
     assert second.refresh_token != first.refresh_token
     clock.pass_s(60)
-    assert counts(identity, await refresh(identity, second))
+    assert await counts(identity, await refresh(identity, second))
 
 
 async def test_a_used_token_that_comes_again_at_once_revokes_its_whole_family(
@@ -108,7 +108,7 @@ async def test_a_used_token_that_comes_again_at_once_revokes_its_whole_family(
     first = await sign_in(identity)
     second = await refresh(identity, first)
     assert await is_refused(identity, first)
-    assert not counts(identity, second) and not counts(identity, first)
+    assert not await counts(identity, second) and not await counts(identity, first)
     assert await is_refused(identity, second)
     assert await reuses(database, clock) == 1
 
@@ -122,7 +122,7 @@ async def test_a_used_token_is_reuse_at_once_when_its_successor_was_used(
     third = await refresh(identity, second)
     clock.pass_s(1)
     assert await is_refused(identity, first)
-    assert not counts(identity, third)
+    assert not await counts(identity, third)
     assert await reuses(database, clock) == 1
 
 
@@ -131,8 +131,8 @@ async def test_another_sign_in_of_the_same_user_outlives_a_reuse(identity: Ident
     await refresh(identity, first)
     clock.pass_s(11)
     assert await is_refused(identity, first)
-    assert counts(identity, other)
-    assert counts(identity, await refresh(identity, other))
+    assert await counts(identity, other)
+    assert await counts(identity, await refresh(identity, other))
 
 
 async def test_a_refresh_token_runs_out(identity: Identity, clock: HandClock):
@@ -148,7 +148,7 @@ async def test_a_refresh_token_belongs_to_the_app_it_was_issued_for(identity: Id
     with pytest.raises(GrantRefused):
         await identity.grants.for_refresh_token(grant.refresh_token, client=other.app, address=HOME)
     fresh = await identity.grants.for_refresh_token(grant.refresh_token, client=shop.app, address=HOME)
-    bearer = identity.verify_access_token(fresh.access_token.reveal())
+    bearer = await identity.verify_bearer(fresh.access_token.reveal())
     assert bearer is not None and bearer.app_id == shop.app.id
 
 
@@ -157,7 +157,7 @@ async def test_a_disabled_app_ends_the_sign_ins_made_for_it(identity: Identity, 
     grant = await sign_in(identity, app_id=shop.app.id)
     clock.pass_s(1)
     await identity.apps.disable_app(shop.app.id)
-    assert not counts(identity, grant)
+    assert not await counts(identity, grant)
     assert await is_refused(identity, grant)
 
 
@@ -165,7 +165,7 @@ async def test_revoking_a_refresh_token_ends_its_access_tokens_too(identity: Ide
     grant = await sign_in(identity)
     assert grant.refresh_token is not None
     assert await identity.grants.revoke(grant.refresh_token, client=None, address=HOME)
-    assert not counts(identity, grant)
+    assert not await counts(identity, grant)
     assert await is_refused(identity, grant)
     assert not await identity.grants.revoke(grant.refresh_token, client=None, address=HOME)
 
@@ -173,7 +173,7 @@ async def test_revoking_a_refresh_token_ends_its_access_tokens_too(identity: Ide
 async def test_revoking_an_access_token_ends_its_sign_in(identity: Identity):
     grant = await sign_in(identity)
     assert await identity.grants.revoke(grant.access_token, client=None, address=HOME)
-    assert not counts(identity, grant)
+    assert not await counts(identity, grant)
     assert await is_refused(identity, grant)
 
 
@@ -181,9 +181,9 @@ async def test_an_app_cannot_revoke_what_belongs_to_another(identity: Identity):
     shop, other = await identity.create_app("Shop"), await identity.create_app("Other")
     grant = await identity.grants.for_app(str(shop.app.id), shop.client_secret, None)
     assert not await identity.grants.revoke(grant.access_token, client=other.app, address=HOME)
-    assert counts(identity, grant)
+    assert await counts(identity, grant)
     assert await identity.grants.revoke(grant.access_token, client=shop.app, address=HOME)
-    assert not counts(identity, grant)
+    assert not await counts(identity, grant)
 
 
 async def test_a_revoked_access_token_stays_revoked_after_a_restart(identity: Identity, open_another: OpenIdentity):
@@ -191,7 +191,7 @@ async def test_a_revoked_access_token_stays_revoked_after_a_restart(identity: Id
     grant = await identity.grants.for_app(str(made.app.id), made.client_secret, None)
     await identity.grants.revoke(grant.access_token, client=None, address=HOME)
     async with open_another() as restarted:
-        assert not counts(restarted, grant)
+        assert not await counts(restarted, grant)
 
 
 async def test_only_hashes_of_refresh_tokens_and_app_secrets_are_stored(identity: Identity, database: Database):
