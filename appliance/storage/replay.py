@@ -49,6 +49,10 @@ _COLUMNS = (
 _BEHIND = (
     "FROM notification n JOIN device v ON v.id = ? "
     'WHERE n."user" = ? AND n.sequence > ? AND n.state = ? AND n.expires_at > ? AND (v.app IS NULL OR v.app = n.app) '
+    # Of one collapse key only the newest is worth showing.
+    "AND (n.collapse_key IS NULL OR NOT EXISTS (SELECT 1 FROM notification newer "
+    'WHERE newer."user" = n."user" AND newer.collapse_key = n.collapse_key AND newer.app = n.app '
+    "AND newer.sequence > n.sequence AND newer.state = n.state)) "
 )
 
 # CROSS JOIN keeps SQLite from walking through all that the user ever got: few of those are still open.

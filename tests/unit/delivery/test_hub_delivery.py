@@ -357,3 +357,7 @@ async def test_a_newer_notification_with_the_same_collapse_key_replaces_what_was
     assert "newer notification" in told["suppressed"]
     for untouched in (foreign, plain, new):
         assert sorted(await house.state(untouched)) == ["offered", "queued"]
+    away = await house.add_hub_device(user_id, "away")
+    missed = await house.backend.load_missed(user_id, away, 0, 100)
+    assert [n.envelope.id for n in missed.notifications] == [foreign, plain, new]
+    assert await house.backend.count_missed(user_id, away, 0) == 3
