@@ -96,6 +96,9 @@ class ClaimDesk:
         claim_ids = [hashed.hex() for hashed in identity.secrets.hash_candidates(code, SecretKind.CLAIM_CODE)]
         # A wrong code is refused before the password is hashed, so that guessing costs the house nothing.
         if not await claims.is_claim_open(identity.database, claim_ids, identity.clock.now()):
+            if await identity.is_set_up():
+                # Somebody else was quicker, between the two looks.
+                raise AlreadySetUp
             permission = self._limiter.take(source_of(address), identity.clock.monotonic())
             if isinstance(permission, Retry):
                 raise TooMany(
