@@ -19,7 +19,6 @@ from litestar.types import ExceptionHandlersMap
 from appliance.domain.errors import (
     CarillonError,
     InvalidTargets,
-    NotEnrolled,
     PayloadTooLarge,
     QuotaExceeded,
     TooMany,
@@ -259,8 +258,7 @@ def _retry_after_of(error: CarillonError) -> int | None:
 
 def _errors_of(error: CarillonError) -> tuple[FieldError, ...]:
     if isinstance(error, InvalidTargets):
-        advice = NotEnrolled().detail if error.refused_status == NotEnrolled.status else error.detail
-        return tuple(FieldError(f"{error.field or ''}[{index}]", advice) for index in error.indexes[:MAX_LISTED])
+        return tuple(FieldError(f"{error.field or ''}[{index}]", error.advice) for index in error.indexes[:MAX_LISTED])
     field = getattr(error, "field", None)
     return (FieldError(field, error.detail),) if field else ()
 

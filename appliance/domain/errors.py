@@ -123,16 +123,41 @@ class PayloadTooLarge(InvalidField):
 
 
 class InvalidTargets(Invalid):
-    """A bulk or batch call names targets that cannot be sent to; nothing was sent."""
+    """A bulk or batch call names targets that cannot be sent to; nothing was sent. `advice` is for each of them."""
 
     code = "invalid_targets"
     title = "Some targets cannot be sent to; nothing was sent"
 
-    def __init__(self, detail: str, *, indexes: Sequence[int], status: int = 422, field: str | None = None) -> None:
+    def __init__(
+        self,
+        detail: str,
+        *,
+        indexes: Sequence[int],
+        status: int = 422,
+        field: str | None = None,
+        advice: str | None = None,
+    ) -> None:
         super().__init__(detail)
+        self.advice = advice or detail
         self.indexes = tuple(indexes)
         self.refused_status = status
         self.field = field
+
+
+def not_enrolled(indexes: Sequence[int], *, count: int, field: str) -> NotEnrolled | InvalidTargets:
+    """Give the refusal of a send in which users are named who are not enrolled.
+
+    `indexes` tells which of the `count` targets in the request's `field`; a single send names its user in `user_id`.
+    """
+    if field == "user_id":
+        return NotEnrolled()
+    return InvalidTargets(
+        f"{len(indexes)} of {count} entries of {field} name a user who is not enrolled in this app.",
+        indexes=indexes,
+        status=NotEnrolled.status,
+        field=field,
+        advice=NotEnrolled().detail,
+    )
 
 
 class IdempotencyMismatch(Invalid):

@@ -5,7 +5,7 @@ devices of the moment — is read and written inside that one job, so that races
 """
 
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -15,15 +15,14 @@ import msgspec
 
 from appliance.domain.device import AddressKind
 from appliance.domain.errors import (
-    CarillonError,
     Conflict,
     Forbidden,
     IdempotencyMismatch,
-    InvalidTargets,
     NotEnrolled,
     NotFound,
     PushDisabled,
     QuotaExceeded,
+    not_enrolled,
 )
 from appliance.domain.identifier import make_id
 from appliance.domain.ladder import DeliveryState, Event, sources
@@ -138,7 +137,8 @@ def accept_job(
         counts = Counter([target.user_id for target in targets])
         devices = _load_devices(transaction, app_id, list(counts))
         if len(devices) < len(counts):
-            raise _not_enrolled(targets, devices, field)
+            strangers = [index for index, target in enumerate(targets) if target.user_id not in devices]
+            raise not_enrolled(strangers, count=len(targets), field=field)
         quota = _debit_quota(transaction, app_id, len(targets), daily_quota, now)
         scheduled = [target.send_at is not None and target.send_at > now for target in targets]
         live_counts = counts
@@ -314,18 +314,6 @@ def _keep_reply(
         ),
     )
     return added == 1
-
-
-def _not_enrolled(targets: Sequence[Target], enrolled: Container[UUID], field: str) -> CarillonError:
-    if field == "user_id":
-        return NotEnrolled()
-    indexes = [index for index, target in enumerate(targets) if target.user_id not in enrolled]
-    return InvalidTargets(
-        f"{len(indexes)} of {len(targets)} entries of {field} name a user who is not enrolled in this app.",
-        indexes=indexes,
-        status=403,
-        field=field,
-    )
 
 
 def _debit_quota(transaction: Transaction, app_id: UUID, count: int, limit: int, now: datetime) -> QuotaStanding:

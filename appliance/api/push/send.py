@@ -18,7 +18,7 @@ from appliance.api.push.instants import parse_instant
 from appliance.api.push.schemas import Send, SendBatch, SendBulk, Sent, SentMany, whole
 from appliance.api.replies import Headers, Reply, json_reply
 from appliance.delivery.accept import Acceptor, SendReply, SendRequest, check_no_duplicates
-from appliance.domain.errors import InvalidField, InvalidTargets, NotEnrolled
+from appliance.domain.errors import InvalidField, InvalidTargets, not_enrolled
 from appliance.domain.notification import Content, Priority, check_content
 from appliance.domain.quota import QuotaStanding
 from appliance.storage.database import Database
@@ -183,11 +183,8 @@ async def _check_enrolled(sending: Sending, app_id: UUID, targets: Sequence[Send
     """Say first that a user may not be sent to, before anything about the time of sending."""
     enrolled = await load_enrolled(sending.database, app_id, {target.user_id for target in targets})
     strangers = [index for index, target in enumerate(targets) if target.user_id not in enrolled]
-    if strangers and field == "user_id":
-        raise NotEnrolled
     if strangers:
-        detail = f"{len(strangers)} of {len(targets)} entries of {field} name a user who is not enrolled in this app."
-        raise InvalidTargets(detail, indexes=strangers, status=NotEnrolled.status, field=field)
+        raise not_enrolled(strangers, count=len(targets), field=field)
 
 
 def _target_of(entry: Send, path: str) -> SendRequest:

@@ -9,7 +9,15 @@ from litestar.testing import AsyncTestClient, RequestFactory
 
 from appliance.api.json_body import JsonBody, read_bytes
 from appliance.api.problems import exception_handlers, problem_headers, problem_of
-from appliance.domain.errors import CarillonError, InvalidTargets, OutOfSpace, TooMany, Unauthorized, Unavailable
+from appliance.domain.errors import (
+    CarillonError,
+    InvalidTargets,
+    OutOfSpace,
+    TooMany,
+    Unauthorized,
+    Unavailable,
+    not_enrolled,
+)
 
 
 class _Item(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,6 +55,21 @@ def test_bad_targets_are_listed_by_index_up_to_a_hundred():
     problem = problem_of(InvalidTargets("200 entries …", indexes=range(200), status=403, field="user_ids"))
     assert problem.status == 403
     assert [entry.field for entry in problem.errors] == [f"user_ids[{index}]" for index in range(100)]
+
+
+def test_users_who_are_not_enrolled_are_told_in_the_same_words_by_every_kind_of_send():
+    # The story: the refusal was written down in three places, and which one answered hung on who noticed first.
+    single, bulk = (
+        problem_of(not_enrolled([0], count=1, field="user_id")),
+        not_enrolled([1, 2], count=3, field="user_ids"),
+    )
+    assert (single.code, single.status, single.field) == ("not_enrolled", 403, "user_id")
+    problem = problem_of(bulk)
+    assert problem.detail == "2 of 3 entries of user_ids name a user who is not enrolled in this app."
+    assert [(entry.field, entry.detail) for entry in problem.errors] == [
+        ("user_ids[1]", single.detail),
+        ("user_ids[2]", single.detail),
+    ]
 
 
 async def test_a_bug_is_500_with_an_id_and_the_log_alone_has_the_story(caplog):
