@@ -13,9 +13,9 @@ from litestar.types import ASGIApp
 from appliance.api.operations import Access, Operation, Success, described
 from appliance.api.paging import limit_parameter, read_limit, read_number, sequence_parameter
 from appliance.api.push.access import user_of
-from appliance.api.push.devices import Devices
+from appliance.api.push.devices import Devices, unregister_own
 from appliance.api.replies import empty_reply, json_reply
-from appliance.storage.devices import list_user_devices, unregister_by_user_job
+from appliance.storage.devices import list_user_devices
 from appliance.storage.inbox import InboxEntry, InboxPage, load_after, load_newest, mark_read_job
 
 PAGE: Final = 50
@@ -122,8 +122,7 @@ def _revoke_handler(devices: Devices) -> HTTPRouteHandler:
     @delete("/account/devices/{device_id:uuid}", status_code=200, opt=described(operation))
     async def account_device_revoke(request: Request[Any, Any, Any], device_id: UUID) -> ASGIApp:
         """Revoke a device of the calling user; its live connection ends."""
-        await devices.database.write(unregister_by_user_job(device_id, user_of(request), devices.clock.now()))
-        devices.live.close_device(device_id, "This device was revoked.")
+        await unregister_own(devices, user_of(request), device_id)
         return empty_reply()
 
     return account_device_revoke

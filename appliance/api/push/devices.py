@@ -33,6 +33,7 @@ from appliance.storage.devices import (
     unregister_by_app_job,
     unregister_by_user_job,
 )
+from appliance.storage.writer import Job
 
 PAGE: Final = 100
 MAX_PAGE: Final = 500
@@ -142,14 +143,21 @@ def _unregister_handler(devices: Devices) -> HTTPRouteHandler:
 
 
 async def unregister(devices: Devices, principal: Principal, device_id: UUID) -> None:
-    """Retire a device of the caller and end its live connection. Raises `NotFound`, `Forbidden`."""
-    now = devices.clock.now()
+    """Retire a device of the caller, a user or an app, and end its live connection. Raises `NotFound`, `Forbidden`."""
     if principal.kind is PrincipalKind.USER and principal.user_id is not None:
-        job = unregister_by_user_job(device_id, principal.user_id, now)
+        await unregister_own(devices, principal.user_id, device_id)
     elif principal.may_send and principal.app_id is not None:
-        job = unregister_by_app_job(device_id, principal.app_id, now)
+        await _retire(devices, unregister_by_app_job(device_id, principal.app_id, devices.clock.now()), device_id)
     else:
         raise Forbidden("Use a user's token, or an app's token with scope push:send.")
+
+
+async def unregister_own(devices: Devices, user_id: UUID, device_id: UUID) -> None:
+    """Retire a device of this user and end its live connection. Raises `NotFound`."""
+    await _retire(devices, unregister_by_user_job(device_id, user_id, devices.clock.now()), device_id)
+
+
+async def _retire(devices: Devices, job: Job[None], device_id: UUID) -> None:
     await devices.database.write(job)
     devices.live.close_device(device_id, "This device was unregistered.")
 
