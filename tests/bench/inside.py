@@ -44,13 +44,27 @@ class Sink:
         pass
 
 
-async def measure_bare_writer(folder: Path, callers: int, seconds: float) -> float:
+def _slow_down(writer: Writer, extra_s: float) -> None:
+    """Let each commit of this writer take longer by so much, as on a disk that is slower to sync."""
+    connection = writer._connection
+    commit = connection.commit
+
+    def slow_commit() -> None:
+        commit()
+        time.sleep(extra_s)
+
+    if extra_s:
+        connection.commit = slow_commit  # type: ignore[method-assign]
+
+
+async def measure_bare_writer(folder: Path, callers: int, seconds: float, extra_s: float) -> float:
     """One INSERT of a 300-byte row per job through the group-commit writer."""
     path = folder / "bare.sqlite"
     with connect(path) as connection:
         connection.execute("CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT)")
     connection.close()
     writer = Writer(SQLiteWriterConnection(path))
+    _slow_down(writer, extra_s)
     await writer.start()
 
     def job(transaction: Transaction) -> None:
@@ -62,10 +76,11 @@ async def measure_bare_writer(folder: Path, callers: int, seconds: float) -> flo
         await writer.close()
 
 
-async def measure_accept(folder: Path, callers: int, seconds: float) -> float:
+async def measure_accept(folder: Path, callers: int, seconds: float, extra_s: float) -> float:
     """`Acceptor.accept` of single sends, each to a user with one device: everything a 202 needs but the HTTP."""
     async with open_database(folder, None) as database:
         app_id, users = await _settle(database)
+        _slow_down(database.writer, extra_s)
         acceptor = Acceptor(database, Sink(), SystemClock())
         content = check_content(title="Title", body="B" * 220)
         turn = iter(range(1 << 62))
@@ -77,7 +92,7 @@ async def measure_accept(folder: Path, callers: int, seconds: float) -> float:
         return await _rate(call, callers, seconds)
 
 
-async def measure_raw_sqlite(folder: Path, callers: int, seconds: float) -> float:
+async def measure_raw_sqlite(folder: Path, callers: int, seconds: float, extra_s: float) -> float:
     """The statements of accepting, one thread, nobody waiting: `callers` sends in each transaction."""
     async with open_database(folder, None) as database:
         app_id, users = await _settle(database)
@@ -93,6 +108,7 @@ async def measure_raw_sqlite(folder: Path, callers: int, seconds: float) -> floa
             accept_job(app_id, [target], field="user_id", idempotency=None, now=now, plan=PLAN)(connection)
             count += 1
         connection.commit()
+        time.sleep(extra_s)  # noqa: ASYNC251 - nothing else runs on this loop
     connection.close()
     return count / took_s
 
@@ -150,9 +166,9 @@ async def _settle(database: Database) -> tuple[UUID, list[UUID]]:
 MEASURES = {"bare": measure_bare_writer, "accept": measure_accept, "raw": measure_raw_sqlite}
 
 
-def main(kind: str, callers: str, seconds: str, folder: str) -> None:
+def main(kind: str, callers: str, seconds: str, extra_s: str, folder: str) -> None:
     with tempfile.TemporaryDirectory(dir=folder) as place:
-        rate = uvloop.run(MEASURES[kind](Path(place), int(callers), float(seconds)))
+        rate = uvloop.run(MEASURES[kind](Path(place), int(callers), float(seconds), float(extra_s)))
     print(json.dumps({"per_s": rate, "sqlite": sqlite3.sqlite_version}))
 
 

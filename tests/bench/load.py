@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvloop
@@ -18,9 +18,9 @@ CONNECT_AT_ONCE = 50
 STALLED_RECEIVE_BYTES = 4_096
 STALLED_SEGMENT_BYTES = 536
 """Small segments make for small buffers at the server's end, too, so that a stalled reader is felt soon."""
-FILLERS = 8
+FILLERS = 20
 FILLER = "好" * 4_096
-CUT_WITHIN_S = 15.0
+CUT_WITHIN_S = 11.0
 
 
 async def closed_loop(task: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ async def closed_loop(task: dict[str, Any]) -> dict[str, Any]:
 async def receipts(task: dict[str, Any]) -> dict[str, Any]:
     """Send at a fixed rate, whatever comes back, and measure from the sending to the arrival at the hub client."""
     latencies: list[float] = []
-    receivers = await _connect_receivers(task, latencies.append)
+    receivers = await _connect_receivers(task["port"], task["receivers"], latencies.append)
     statuses: dict[int, int] = {}
     idle: list[HttpCaller] = []
 
@@ -93,46 +93,53 @@ async def receipts(task: dict[str, Any]) -> dict[str, Any]:
 
 
 async def fan_out(task: dict[str, Any]) -> dict[str, Any]:
-    """Send to a thousand live clients again and again, first with all of them reading, then with some of them not."""
+    """Send to a thousand live clients again and again, in blocks: in every other one some of them do not read.
+
+    Judged are those that always read. The others connect anew for each block, so that nothing else differs.
+    """
     latencies: list[float] = []
-    receivers = await _connect_receivers(task, latencies.append)
+    spares = [task["receivers"][number] for number in _stalled_of(task)]
+    steady = [one for number, one in enumerate(task["receivers"]) if number not in _stalled_of(task)]
+    readers = await _connect_receivers(task["port"], steady, latencies.append)
     replies: asyncio.Queue[int] = asyncio.Queue()
     caller = await _connect(HttpCaller(lambda _, status, __: replies.put_nowait(status)), task["port"])
-    rounds: dict[str, list[float]] = {}
+    found: dict[str, list[float]] = {}
     turns: dict[str, list[float]] = {}
-    stalled = [receivers[number] for number in _stalled_of(task)]
 
-    async def send(fields: dict[str, str], readers: int) -> None:
+    async def send(fields: dict[str, str]) -> None:
         latencies.clear()
         for body in task["bodies"]:
             stamped = {**body, "title": f"{time.monotonic():.6f}", **fields}
             caller.call(make_request(task["port"], task["path"], task["token"], stamped))
             assert await replies.get() == 202
-        await _until(lambda: len(latencies) >= readers, task["patience_s"])
-        assert len(latencies) >= readers, f"{len(latencies)} of {readers} arrived"
+        await _until(lambda: len(latencies) >= len(readers), task["patience_s"])
+        assert len(latencies) >= len(readers), f"{len(latencies)} of {len(readers)} arrived"
 
-    for name in ("all read", "some stalled"):
-        readers = len(receivers)
+    for block in range(task["blocks"]):
+        name = ("all read", "some stalled")[block % 2]
+        others = await _connect_receivers(task["port"], spares, lambda _: None, is_narrow=True)
         if name == "some stalled":
-            for receiver in stalled:
+            for receiver in others:
                 receiver.stall()
-            readers -= len(stalled)
-            for _ in range(FILLERS):
-                await send({"body": FILLER}, readers)
+        for _ in range(FILLERS):
+            await send({"body": FILLER})
         for turn in range(task["warm_up"] + task["turns"]):
-            await send({}, readers)
+            await send({})
             if turn >= task["warm_up"]:
-                rounds.setdefault(name, []).extend(latencies)
+                found.setdefault(name, []).extend(latencies)
                 turns.setdefault(name, []).append(_spread(latencies)["p99_ms"])
             await asyncio.sleep(task["pause_s"])
-    lost_readers = sum(1 for receiver in receivers if receiver.lost)
-    # Time for the server to lose its patience with them.
-    await asyncio.sleep(CUT_WITHIN_S)
+        if name == "some stalled":
+            # Time for the server to lose its patience with them.
+            await asyncio.sleep(CUT_WITHIN_S)
+        for receiver in others:
+            receiver.close()
+    lost_readers = sum(1 for receiver in readers if receiver.lost)
     caller.close()
-    for receiver in receivers:
+    for receiver in readers:
         receiver.close()
-    return {name: {**_spread(values), "turn_p99_ms": _median(turns[name])} for name, values in rounds.items()} | {
-        "stalled": len(stalled),
+    return {name: {**_spread(values), "turn_p99_ms": _median(turns[name])} for name, values in found.items()} | {
+        "stalled": len(spares) * (task["blocks"] // 2),
         "lost_readers": lost_readers,
     }
 
@@ -156,16 +163,17 @@ async def _connect(caller: Any, port: int, *, is_narrow: bool = False) -> Any:
     return caller
 
 
-async def _connect_receivers(task: dict[str, Any], on_notification: Any) -> list[HubReceiver]:
+async def _connect_receivers(
+    port: int, wanted: Sequence[Any], on_notification: Callable[[float], None], *, is_narrow: bool = False
+) -> list[HubReceiver]:
     receivers: list[HubReceiver] = []
-    narrow = _stalled_of(task)
-    for start in range(0, len(task["receivers"]), CONNECT_AT_ONCE):
+    for start in range(0, len(wanted), CONNECT_AT_ONCE):
         page = [
-            HubReceiver(task["port"], token, device_id, on_notification)
-            for token, device_id in task["receivers"][start : start + CONNECT_AT_ONCE]
+            HubReceiver(port, token, device_id, on_notification)
+            for token, device_id in wanted[start : start + CONNECT_AT_ONCE]
         ]
-        for number, receiver in enumerate(page, start):
-            await _connect(receiver, task["port"], is_narrow=number in narrow)
+        for receiver in page:
+            await _connect(receiver, port, is_narrow=is_narrow)
         await asyncio.gather(*(receiver.ready for receiver in page))
         receivers += page
     return receivers
