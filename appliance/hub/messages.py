@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -83,10 +84,11 @@ def make_full_payload(envelope: Envelope) -> Mapping[str, object]:
     }
 
 
+@lru_cache(maxsize=64)
 def format_instant(instant: datetime) -> str:
     """Write an aware instant as RFC 3339 in UTC with milliseconds, for instance `2026-01-31T09:05:00.250Z`."""
-    utc = instant.astimezone(UTC)
-    return f"{utc:%Y-%m-%dT%H:%M:%S}.{utc.microsecond // 1000:03d}Z"
+    # Remembered because all notifications of one bulk send carry the same instants.
+    return f"{instant.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def _compact_json(value: object) -> str:

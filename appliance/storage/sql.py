@@ -65,8 +65,10 @@ class _StoredAs(dict[type, Callable[[Any], Any] | None]):
         return stored_as
 
 
+@lru_cache(maxsize=256)
 def _instant_text(value: datetime) -> str:
-    return str(value if value.tzinfo is UTC else value.astimezone(UTC))
+    # Remembered because one send writes the same instant into many rows, and writing it down is slow.
+    return str(value.astimezone(UTC))
 
 
 _STORED_AS = _StoredAs({UUID: str, datetime: _instant_text, date: date.isoformat})
