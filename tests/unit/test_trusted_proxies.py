@@ -18,7 +18,14 @@ async def _seen(client, *, trusted):
 
     application = Application(served, absent, absent, RequestCounter(), trusted_proxies=trusted)
     headers = [(b"x-forwarded-for", b"203.0.113.7"), (b"x-forwarded-proto", b"https")]
-    scope: Any = {"type": "http", "scheme": "http", "path": "/", "client": (client, 1), "headers": headers}
+    scope: Any = {
+        "type": "http",
+        "method": "GET",
+        "scheme": "http",
+        "path": "/",
+        "client": (client, 1),
+        "headers": headers,
+    }
     await application.asgi(scope, nothing, nothing)
     return seen
 
