@@ -120,8 +120,9 @@ check_data() {
         parent=$(dirname "$parent")
     done
     [ -d "$parent" ] || fail 2 "$parent is not a folder, so $DATA cannot be made. Name another one with --data."
-    [ -w "$parent" ] && machine writable "$parent" ||
+    if ! [ -w "$parent" ] || ! machine writable "$parent"; then
         fail 2 "$DATA cannot be made: $parent cannot be written to by $(id -un). Name another one with --data."
+    fi
 }
 
 looks_like_ours() {
