@@ -82,10 +82,6 @@ class Settings:
     """debug, info, warning or error."""
 
     @property
-    def env_file(self) -> Path:
-        return self.data_dir / ENV_FILE
-
-    @property
     def is_https(self) -> bool:
         return self.tls_cert is not None or self.public_url.startswith("https://")
 
@@ -153,14 +149,6 @@ def read_env_file(path: Path) -> dict[str, str]:
             raise SettingsError(f"{path}, line {number}: write it as NAME=value.")
         values[name.upper()] = _unquote(value.strip())
     return values
-
-
-def quote_env_value(value: str) -> str:
-    """Give a value as `.env` holds it: bare where that is safe, else in double quotes with escapes."""
-    if value and all(character.isalnum() or character in "_-./:@,+=" for character in value):
-        return value
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\r", "\\r")
-    return f'"{escaped}"'
 
 
 def _unquote(value: str) -> str:

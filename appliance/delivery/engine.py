@@ -315,6 +315,7 @@ class DeliveryEngine:
     async def _look(self) -> None:
         """Read what is due and act on it; then note when to look again."""
         self._look_now = False
+        self._look_at = None
         now = self._clock.now()
         released, expired = await self._database.write(self._upkeep_job(now), self._hand_over_released)
         busy = self._remote.busy_kinds()
@@ -326,7 +327,10 @@ class DeliveryEngine:
         next_at = await load_next_due_at(self._database)
         # A full channel wakes the engine when a slot is free; until then its rows must not spin the loop.
         held_back = next_at is not None and next_at <= now and not self._look_now
-        self._look_at = now + timedelta(seconds=1) if held_back else next_at
+        if held_back:
+            next_at = now + timedelta(seconds=1)
+        # What was handed over during these reads may be earlier, and is not in what they saw.
+        self._look_at = min((at for at in (self._look_at, next_at) if at is not None), default=None)
 
     def _hand_over_released(self, upkeep: tuple[tuple[Released, ...], int]) -> None:
         # As with sends: in the order of the commits, or a send of the same moment would overtake.

@@ -2,9 +2,11 @@
 
 import asyncio
 from datetime import timedelta
+from uuid import UUID
 
 from appliance.domain.principal import Principal, PrincipalKind, Role
 from appliance.hub.backend import Hello
+from appliance.storage.deliveries import load_next_due_at
 
 
 def _principal(house, user_id):
@@ -361,3 +363,26 @@ async def test_a_newer_notification_with_the_same_collapse_key_replaces_what_was
     missed = await house.backend.load_missed(user_id, away, 0, 100)
     assert [n.envelope.id for n in missed.notifications] == [foreign, plain, new]
     assert await house.backend.count_missed(user_id, away, 0) == 3
+
+
+async def test_what_is_handed_over_while_the_engine_reads_what_is_due_expires_on_time(house, monkeypatch):
+    """The answer of the reads, older than the hand-over, once overwrote when the engine had to look next."""
+    app_id = await house.add_app()
+    user_id, other = await house.add_user(app_id), await house.add_user(app_id)
+    await house.add_hub_device(user_id)
+    await house.settle()
+    sent: list[UUID] = []
+
+    async def read_and_be_overtaken(database):
+        seen = await load_next_due_at(database)
+        if not sent:
+            sent.append(await house.send(app_id, user_id, ttl_s=5))
+        return seen
+
+    monkeypatch.setattr("appliance.delivery.engine.load_next_due_at", read_and_be_overtaken)
+    await house.settle()
+    house.clock.pass_s(6)
+    # Wakes the engine without asking it to look.
+    await house.send(app_id, other)
+    await asyncio.sleep(0.2)
+    assert await house.state(sent[0]) == ["expired"]
