@@ -3,7 +3,7 @@
 Sources: dotnet/aspnetcore `HubProtocol.md`, sections JSON and MessagePack encoding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import abc
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -26,7 +26,7 @@ class Invocation:
     """The client calls a hub method; `invocation_id` is None when it wants no answer."""
 
     target: str
-    arguments: Sequence[object]
+    arguments: abc.Sequence[object]
     invocation_id: str | None
     is_stream: bool = False
 
@@ -52,13 +52,29 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
+class Ack:
+    """The client has taken every trackable message up to and including this number."""
+
+    sequence_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """The next trackable message that follows on this socket has this number."""
+
+    sequence_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Irrelevant:
-    """A message that a server without streams and stateful reconnect skips, by its type number."""
+    """A message that a server without streams skips, by its type number."""
 
     type: int
 
 
-Record = Invocation | Completion | Ping | Close | Irrelevant
+Record = Invocation | Completion | Ping | Close | Ack | Sequence | Irrelevant
+
+LARGEST_SEQUENCE_ID: Final = 2**63 - 1
 
 
 class MalformedRecord(Exception):
@@ -72,7 +88,7 @@ class RecordTooLarge(MalformedRecord):
 class RecordSplitter(Protocol):
     """Cuts a byte stream into whole messages, whatever the cuts it arrived in."""
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> abc.Iterator[bytes]:
         """Give the messages completed by `data`, keep the rest. Raises `RecordTooLarge` as soon as one is too long."""
         ...
 
@@ -107,6 +123,17 @@ class HubEncoding(Protocol):
 
     def encode_close(self, error: str | None, *, allow_reconnect: bool) -> Frame: ...
 
+    def encode_ack(self, sequence_id: int) -> Frame: ...
+
+    def encode_sequence(self, sequence_id: int) -> Frame: ...
+
+
+def read_sequence_id(value: object) -> int:
+    """Check what stands where a sequence number belongs. Raises `MalformedRecord`."""
+    if type(value) is not int or not 0 <= value <= LARGEST_SEQUENCE_ID:
+        raise MalformedRecord("a sequence id is no number that can be counted up to")
+    return value
+
 
 class SeparatorSplitter:
     """Cuts at the record separator 0x1E. Holds at most `limit_bytes` plus one chunk; never scans a byte twice."""
@@ -117,7 +144,7 @@ class SeparatorSplitter:
         self._limit_bytes = limit_bytes
         self._held = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[bytes]:
+    def feed(self, data: bytes) -> abc.Iterator[bytes]:
         """Give the messages completed by `data`, without their separators."""
         *whole, rest = data.split(RECORD_SEPARATOR)
         for part in whole:

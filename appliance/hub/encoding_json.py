@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from appliance.hub.encoding import (
+    Ack,
     Close,
     Completion,
     Frame,
@@ -20,6 +21,8 @@ from appliance.hub.encoding import (
     Record,
     RecordSplitter,
     SeparatorSplitter,
+    Sequence,
+    read_sequence_id,
 )
 
 
@@ -32,6 +35,7 @@ class _Wire(msgspec.Struct):
     invocation_id: str | None = msgspec.field(name="invocationId", default=None)
     error: str | None = None
     result: object = msgspec.UNSET
+    sequence_id: object = msgspec.field(name="sequenceId", default=None)
 
 
 def _read_invocation(wire: _Wire) -> Record:
@@ -62,12 +66,22 @@ def _read_close(wire: _Wire) -> Record:
     return Close(wire.error)
 
 
+def _read_ack(wire: _Wire) -> Record:
+    return Ack(read_sequence_id(wire.sequence_id))
+
+
+def _read_sequence(wire: _Wire) -> Record:
+    return Sequence(read_sequence_id(wire.sequence_id))
+
+
 _READERS: Final[dict[int, Callable[[_Wire], Record]]] = {
     1: _read_invocation,
     3: _read_completion,
     4: _read_stream_invocation,
     6: _read_ping,
     7: _read_close,
+    8: _read_ack,
+    9: _read_sequence,
 }
 _decoder: Final = msgspec.json.Decoder(_Wire)
 _encoder: Final = msgspec.json.Encoder()
@@ -119,6 +133,12 @@ class JsonEncoding:
         if allow_reconnect:
             message["allowReconnect"] = True
         return _frame(message)
+
+    def encode_ack(self, sequence_id: int) -> Frame:
+        return _frame({"type": 8, "sequenceId": sequence_id})
+
+    def encode_sequence(self, sequence_id: int) -> Frame:
+        return _frame({"type": 9, "sequenceId": sequence_id})
 
 
 def _frame(message: dict[str, object]) -> Frame:

@@ -44,6 +44,7 @@ from typing import Final
 import msgspec
 
 from appliance.hub.encoding import (
+    Ack,
     Close,
     Completion,
     Frame,
@@ -55,6 +56,7 @@ from appliance.hub.encoding import (
     Record,
     RecordTooLarge,
     SeparatorSplitter,
+    Sequence,
 )
 
 HANDSHAKE_CANCELED: Final = "Handshake was canceled."
@@ -288,5 +290,5 @@ class LiveProtocol:
                 return None
             case Close():
                 return CloseReceived()
-            case Irrelevant():
+            case Ack() | Sequence() | Irrelevant():
                 return None

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from appliance.hub.encoding import Ack, MalformedRecord, Sequence
 from appliance.hub.encoding_json import JsonEncoding
 
 JSON = JsonEncoding()
@@ -53,3 +54,22 @@ def test_the_size_of_a_frame_counts_bytes_not_characters() -> None:
     frame = JSON.encode_error("1", "ż🎉")
     assert isinstance(frame.payload, str)
     assert frame.size_bytes == len(frame.payload.encode())
+
+
+def test_acks_and_sequences_are_written_and_read() -> None:
+    assert JSON.encode_ack(7).payload == '{"type":8,"sequenceId":7}\x1e'
+    assert JSON.encode_sequence(8).payload == '{"type":9,"sequenceId":8}\x1e'
+    assert JSON.decode(b'{"sequenceId":7,"type":8,"more":[]}') == Ack(7)
+    assert JSON.decode(b'{"type":9,"sequenceId":9223372036854775807}') == Sequence(2**63 - 1)
+
+
+@pytest.mark.parametrize("number", ["null", "true", '"1"', "-1", "1.5", "[]", "9223372036854775808"])
+@pytest.mark.parametrize("type_", [8, 9])
+def test_a_bad_sequence_id_is_malformed(type_: int, number: str) -> None:
+    for record in (f'{{"type":{type_},"sequenceId":{number}}}', f'{{"type":{type_}}}'):
+        with pytest.raises(MalformedRecord):
+            JSON.decode(record.encode())
+
+
+def test_a_sequence_id_where_none_belongs_is_not_looked_at() -> None:
+    assert JSON.decode(b'{"type":6,"sequenceId":"x"}') == JSON.decode(b'{"type":6}')
