@@ -30,9 +30,9 @@ from appliance.delivery.live import LiveBackend
 from appliance.delivery.remote import RemoteTries
 from appliance.delivery.seen import SeenDevices
 from appliance.domain.errors import CarillonError
-from appliance.hub.asgi import MOUNT_PATH
 from appliance.hub.hub import Hub
 from appliance.hub.limits import HubLimits
+from appliance.hub.requests import MOUNT_PATH
 from appliance.ops.health import HealthProbe, health_router
 from appliance.ops.metrics import ApplianceCollector, RequestCounter, make_registry, metrics_handler
 from appliance.security.sealing import Sealer

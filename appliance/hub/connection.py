@@ -18,6 +18,7 @@ from appliance.hub.core import HubCore
 from appliance.hub.encoding import Frame
 from appliance.hub.endings import Ending
 from appliance.hub.messages import Dialect, EncodedNotification
+from appliance.hub.negotiate import TransportOffer
 from appliance.hub.outbox import Outbox, WriteFuture
 from appliance.hub.protocol import (
     AwaitingHandshake,
@@ -44,6 +45,14 @@ _CHUNK_BYTES: Final = 16_384
 class Pipe(Protocol):
     """The way out that a transport lends to its connection."""
 
+    @property
+    def is_write_bounded(self) -> bool:
+        """Whether a write that takes longer than the write deadline means a reader that does not read.
+
+        False where a write waits for the client's next request, and the transport has a deadline of its own.
+        """
+        ...
+
     def start_write(self, payload: str | bytes) -> WriteFuture:
         """Begin to write one frame; never called while an earlier write is unfinished."""
         ...
@@ -59,19 +68,22 @@ class Connection:
     Whoever makes it must see to it that `finish` is awaited.
     """
 
-    def __init__(self, core: HubCore, principal: Principal, user_id: UUID, pipe: Pipe) -> None:
+    def __init__(
+        self, core: HubCore, principal: Principal, user_id: UUID, pipe: Pipe, transport: TransportOffer
+    ) -> None:
         self.wake_at: float | None = None
         self.ending: Ending | None = None
         self.core = core
         self.principal = principal
         self.user_id = user_id
+        self.transport = transport
         self.session: Session | None = None
         self.acknowledging = calls.Slots(core.limits.acknowledgements_in_flight)
         self._last_session: Session | None = None
         self._pipe = pipe
         self._outbox = Outbox(pipe.start_write, core.clock, core.limits.outbox_bytes, self._watch_write)
         self._handshake: AwaitingHandshake | None = AwaitingHandshake(
-            core.encodings, core.limits.protocol, core.clock.monotonic()
+            core.encodings, core.limits.protocol, core.clock.monotonic(), transfer_formats=transport.transfer_formats
         )
         self._live: LiveProtocol | None = None
         self._is_reading = False
@@ -139,6 +151,14 @@ class Connection:
                 await self._read(self._live, data)
         finally:
             self._is_reading = False
+
+    def renew(self, principal: Principal) -> None:
+        """Go on with another token of the same user: it expires and is revoked in place of the one before."""
+        if self.ending is not None or principal is self.principal:
+            return
+        self.core.presence.change_token(self, self.principal.token_id, principal.token_id)
+        self.principal = principal
+        self._schedule()
 
     async def wait_until_written(self) -> None:
         """Wait until the goodbye and all before it is written; the caller sets the deadline."""
@@ -226,7 +246,7 @@ class Connection:
             return None
         if self._handshake is not None:
             return self._pass_handshake_time(self._handshake, now)
-        stuck_since = self._outbox.stuck_since()
+        stuck_since = self._outbox.stuck_since() if self._pipe.is_write_bounded else None
         stuck_at = None if stuck_since is None else stuck_since + self.core.limits.write_deadline_s
         if stuck_at is not None and now >= stuck_at:
             self.end(endings.SLOW_READER)
@@ -266,7 +286,8 @@ class Connection:
         return None if self.ending is not None else live.next_deadline
 
     def _watch_write(self) -> None:
-        self.core.deadlines.wake(self, self._outbox.last_write_at + self.core.limits.write_deadline_s)
+        if self._pipe.is_write_bounded:
+            self.core.deadlines.wake(self, self._outbox.last_write_at + self.core.limits.write_deadline_s)
 
     # Reading.
 

@@ -1,6 +1,7 @@
 """What all connections of one hub share."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -49,3 +50,11 @@ class HubCore:
     counters: HubCounters = field(default_factory=HubCounters)
     handshakes_pending: int = 0
     is_draining: bool = False
+    tasks: set[asyncio.Task[object]] = field(default_factory=set)
+    """Whoever serves a connection or sees to its end. `Hub.drain` waits for all of them."""
+
+    def run(self, work: Coroutine[object, object, object]) -> None:
+        """Run what must outlive the request that began it, such as the end of a connection that nobody reads."""
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from appliance.domain.errors import CarillonError
 from appliance.domain.principal import Principal, PrincipalKind
+from appliance.hub.connection import Connection
 from appliance.hub.core import HubCore
 from appliance.hub.negotiate import (
     Negotiation,
@@ -20,59 +21,52 @@ from appliance.hub.negotiate import (
     choose_version,
     make_answer,
 )
+from appliance.hub.refusals import ID_IN_USE, NO_ID, OTHER_TRANSPORT, UNKNOWN_ID, Refusal
+from appliance.hub.requests import HubRequest
 
 logger = logging.getLogger(__name__)
 
-NO_ID: Final = "Connection ID required"
-UNKNOWN_ID: Final = "No Connection with that ID"
-ID_IN_USE: Final = "The connection is open already"
-OTHER_TRANSPORT: Final = "Cannot change transports mid-connection"
 _LONGEST_CREDENTIAL_CHARS: Final = 16_384
-
-
-class Refusal(Exception):
-    """An HTTP answer that lets nobody in. Its text holds nothing of the request; `cause` is a name for counting."""
-
-    def __init__(self, status: int, text: str, headers: tuple[tuple[str, str], ...] = (), *, cause: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-        self.headers = headers
-        self.cause = cause
 
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """A user with a good credential."""
+    """A user with a good credential, where they come from, and what they say that they are."""
 
     principal: Principal
     user_id: UUID
+    address: str = ""
+    user_agent: str = ""
 
 
 class Gate:
     """Lets users in, one request at a time. Every method raises `Refusal`."""
 
     def __init__(
-        self, core: HubCore, negotiations: Negotiations, offers: Sequence[TransportOffer], randomness: random.Random
+        self,
+        core: HubCore,
+        negotiations: Negotiations[Connection],
+        offers: Sequence[TransportOffer],
+        randomness: random.Random,
     ) -> None:
         self._core = core
         self._negotiations = negotiations
         self._offers = tuple(offers)
         self._randomness = randomness
 
-    async def authenticate(self, credentials: Sequence[str]) -> Guest:
+    async def authenticate(self, request: HubRequest) -> Guest:
         """Find who asks; one good credential among those given is enough. 401 without one, 403 for an app's."""
-        for credential in credentials:
+        for credential in request.credentials:
             principal = await self._verify(credential)
             if principal is None or principal.expires_at <= self._core.clock.now():
                 continue
             if principal.kind is not PrincipalKind.USER or principal.user_id is None:
                 raise Refusal(403, "The hub is for users; this token is an app's.", cause="not_a_user")
-            return Guest(principal, principal.user_id)
-        challenge = 'Bearer error="invalid_token"' if credentials else "Bearer"
+            return Guest(principal, principal.user_id, request.address, request.user_agent)
+        challenge = 'Bearer error="invalid_token"' if request.credentials else "Bearer"
         raise Refusal(401, "", (("www-authenticate", challenge),), cause="unauthenticated")
 
-    def negotiate(self, guest: Guest, query: Mapping[str, str]) -> dict[str, object]:
+    def negotiate(self, guest: Guest, request: HubRequest) -> dict[str, object]:
         """Give out an id and say which transports may open it; an unusable version is answered, not refused."""
         self._check_open_for(guest)
         limits = self._core.limits
@@ -81,7 +75,7 @@ class Gate:
         if self._negotiations.count_pending_of(guest.user_id) >= limits.negotiations_pending_per_user:
             raise self._busy("negotiations_pending_per_user")
         try:
-            version = choose_version(query.get("negotiateversion"))
+            version = choose_version(request.query.get("negotiateversion"))
         except VersionRefused as refused:
             return {"error": refused.text}
         negotiation = self._negotiations.begin(
@@ -89,7 +83,7 @@ class Gate:
         )
         return make_answer(negotiation, version, self._offers)
 
-    def find(self, guest: Guest, token: str | None) -> Negotiation:
+    def find(self, guest: Guest, token: str | None) -> Negotiation[Connection]:
         """Find the id of a request: 400 without one, 404 for an unknown one, 403 for another user's."""
         if not token:
             raise Refusal(400, NO_ID, cause="no_id")
@@ -100,7 +94,7 @@ class Gate:
             raise Refusal(403, "The connection belongs to another user.", cause="foreign_id")
         return negotiation
 
-    def admit(self, guest: Guest, token: str | None, transport: str) -> Negotiation | None:
+    def admit(self, guest: Guest, token: str | None, transport: TransportOffer) -> Negotiation[Connection] | None:
         """Let a transport begin, with an id or (None) without; the caller makes the connection at once.
 
         400, 403, 404 and 409 for the id, 503 over a cap or while the hub drains. What it gives back must be finished.
@@ -112,13 +106,13 @@ class Gate:
             return None
         negotiation = self.find(guest, token)
         if negotiation.state is NegotiationState.OPEN:
-            if negotiation.transport == transport:
+            if negotiation.transport is transport:
                 raise Refusal(409, ID_IN_USE, cause="id_in_use")
             raise Refusal(400, OTHER_TRANSPORT, cause="other_transport")
         self._negotiations.open(negotiation, transport)
         return negotiation
 
-    def finish(self, negotiation: Negotiation | None) -> None:
+    def finish(self, negotiation: Negotiation[Connection] | None) -> None:
         """The transport that was admitted has ended."""
         if negotiation is not None:
             self._negotiations.finish(negotiation)

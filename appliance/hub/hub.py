@@ -22,10 +22,9 @@ from appliance.hub.fanout import Fanout
 from appliance.hub.gate import Gate
 from appliance.hub.limits import HubLimits
 from appliance.hub.messages import EncodedNotification
-from appliance.hub.negotiate import Negotiations, TransportOffer
+from appliance.hub.negotiate import WEBSOCKETS, Negotiations
 from appliance.hub.notices import Notices
 from appliance.hub.presence import Presence
-from appliance.hub.transport_websocket import NAME as WEBSOCKETS
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,6 @@ class Hub:
     ) -> None:
         limits = limits or HubLimits()
         encodings: dict[str, HubEncoding] = {encoding.name: encoding for encoding in (JsonEncoding(),)}
-        formats = tuple(encoding.transfer_format for encoding in encodings.values())
         self._core = HubCore(
             backend=backend,
             clock=clock,
@@ -91,13 +89,12 @@ class Hub:
             deadlines=Deadlines(clock),
             notices=Notices(backend),
         )
-        self._negotiations = Negotiations(clock, lifetime_s=limits.negotiation_lifetime_s)
+        self._negotiations: Negotiations[Connection] = Negotiations(clock, lifetime_s=limits.negotiation_lifetime_s)
         self._fanout: Fanout[Connection, _Parcel] = Fanout(_send, limits.fanout_pending)
-        self._running: set[asyncio.Task[object]] = set()
         # The jitter of Retry-After is no secret.
         jitter = randomness or random.Random()  # noqa: S311
-        gate = Gate(self._core, self._negotiations, (TransportOffer(WEBSOCKETS, formats),), jitter)
-        self.app: AsgiApplication = HubApplication(self._core, gate, self._running)
+        gate = Gate(self._core, self._negotiations, (WEBSOCKETS,), jitter)
+        self.app: AsgiApplication = HubApplication(self._core, gate)
 
     def offer(self, notification: EncodedNotification, device_ids: Sequence[UUID]) -> Mapping[UUID, Offered]:
         """Send to those of the devices that have a session; only these are in the answer.
@@ -161,7 +158,7 @@ class Hub:
             connection.end(endings.SERVER_STOPPING)
             if number % _TURN == 0:
                 await asyncio.sleep(0)
-        running = set(self._running)
+        running = set(core.tasks)
         if running:
             _, late = await asyncio.wait(running, timeout=deadline_s)
             for task in late:

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from appliance.domain.clock import Clock
@@ -18,6 +18,8 @@ NEWEST_VERSION: Final = 1
 # What a .NET server takes for an integer: ASCII digits that fit into 32 bits.
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,9}", re.ASCII)
 _ID_BYTES: Final = 16
+
+C = TypeVar("C")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,11 @@ class TransportOffer:
     transfer_formats: tuple[str, ...]
 
 
+WEBSOCKETS: Final = TransportOffer("WebSockets", ("Text", "Binary"))
+SERVER_SENT_EVENTS: Final = TransportOffer("ServerSentEvents", ("Text",))
+LONG_POLLING: Final = TransportOffer("LongPolling", ("Text", "Binary"))
+
+
 class NegotiationState(Enum):
     """Where an id stands."""
 
@@ -35,9 +42,13 @@ class NegotiationState(Enum):
     OPEN = auto()
 
 
-@dataclass(slots=True)
-class Negotiation:
-    """One id that was given out. `token` goes into `?id=` and is secret; `transport` is what opened it."""
+@dataclass(slots=True, eq=False)
+class Negotiation(Generic[C]):
+    """One id that was given out. `token` goes into `?id=` and is secret.
+
+    Once it is open, `transport` is what opened it and `connection` what lives under it. `is_stateful` tells whether the
+    client asked for stateful reconnect and was granted it.
+    """
 
     connection_id: str
     token: str
@@ -46,7 +57,9 @@ class Negotiation:
     app_id: UUID | None
     expires_at: float
     state: NegotiationState = NegotiationState.PENDING
-    transport: str | None = None
+    transport: TransportOffer | None = None
+    connection: C | None = None
+    is_stateful: bool = False
 
 
 class VersionRefused(Exception):
@@ -57,15 +70,15 @@ class VersionRefused(Exception):
         self.text = text
 
 
-class Negotiations:
+class Negotiations(Generic[C]):
     """All ids that are pending or open. Pending ones expire in the order in which they were given out."""
 
     def __init__(self, clock: Clock, *, lifetime_s: float) -> None:
         self._clock = clock
         self._lifetime_s = lifetime_s
-        self._pending: dict[str, Negotiation] = {}
+        self._pending: dict[str, Negotiation[C]] = {}
         self._pending_of_user: dict[UUID, int] = {}
-        self._open: dict[str, Negotiation] = {}
+        self._open: dict[str, Negotiation[C]] = {}
 
     def count_pending(self) -> int:
         self._forget_expired()
@@ -75,7 +88,15 @@ class Negotiations:
         self._forget_expired()
         return self._pending_of_user.get(user_id, 0)
 
-    def begin(self, user_id: UUID, credential_id: str, version: int, *, app_id: UUID | None = None) -> Negotiation:
+    def begin(
+        self,
+        user_id: UUID,
+        credential_id: str,
+        version: int,
+        *,
+        app_id: UUID | None = None,
+        is_stateful: bool = False,
+    ) -> Negotiation[C]:
         """Give out an id. In version 0 the public connection id and the secret token are one and the same.
 
         `app_id` is the app that the credential is bound to, if any.
@@ -83,27 +104,34 @@ class Negotiations:
         self._forget_expired()
         token = secrets.token_urlsafe(_ID_BYTES)
         connection_id = token if version == 0 else secrets.token_urlsafe(_ID_BYTES)
-        negotiation = Negotiation(
-            connection_id, token, user_id, credential_id, app_id, self._clock.monotonic() + self._lifetime_s
+        negotiation: Negotiation[C] = Negotiation(
+            connection_id,
+            token,
+            user_id,
+            credential_id,
+            app_id,
+            self._clock.monotonic() + self._lifetime_s,
+            is_stateful=is_stateful,
         )
         self._pending[token] = negotiation
         self._pending_of_user[user_id] = self._pending_of_user.get(user_id, 0) + 1
         return negotiation
 
-    def find(self, token: str) -> Negotiation | None:
+    def find(self, token: str) -> Negotiation[C] | None:
         """Give the id's negotiation, None when it is unknown, expired or finished."""
         self._forget_expired()
         return self._open.get(token) or self._pending.get(token)
 
-    def open(self, negotiation: Negotiation, transport: str) -> None:
+    def open(self, negotiation: Negotiation[C], transport: TransportOffer) -> None:
         """A transport takes the id; it does not expire any more, and `finish` must follow."""
         self._drop_pending(negotiation.token)
         negotiation.state = NegotiationState.OPEN
         negotiation.transport = transport
         self._open[negotiation.token] = negotiation
 
-    def finish(self, negotiation: Negotiation) -> None:
-        """The transport has ended: the id is unknown from now on."""
+    def finish(self, negotiation: Negotiation[C]) -> None:
+        """The connection has ended: the id is unknown from now on."""
+        negotiation.connection = None
         self._open.pop(negotiation.token, None)
 
     def revoke(
@@ -154,11 +182,13 @@ def choose_version(asked: str | None) -> int:
     return min(version, NEWEST_VERSION)
 
 
-def make_answer(negotiation: Negotiation, version: int, offers: Iterable[TransportOffer]) -> dict[str, object]:
+def make_answer(negotiation: Negotiation[C], version: int, offers: Iterable[TransportOffer]) -> dict[str, object]:
     """Give the body of a successful negotiate; what is absent is left out, never null."""
     answer: dict[str, object] = {"negotiateVersion": version, "connectionId": negotiation.connection_id}
     if version >= 1:
         answer["connectionToken"] = negotiation.token
+    if negotiation.is_stateful:
+        answer["useStatefulReconnect"] = True
     answer["availableTransports"] = [_describe(offer) for offer in offers]
     return answer
 

@@ -46,6 +46,11 @@ class Presence(Generic[C]):
         _discard(self._by_token, token_id, connection)
         self.remove_plain(connection, user_id)
 
+    def change_token(self, connection: C, before: str, after: str) -> None:
+        """The connection goes on with another credential."""
+        if _discard(self._by_token, before, connection):
+            self._by_token.setdefault(after, {})[connection] = None
+
     def add_plain(self, connection: C, user_id: UUID) -> None:
         """From now on the connection gets its user's notifications in the plain dialect."""
         self._plain_by_user.setdefault(user_id, {})[connection] = None

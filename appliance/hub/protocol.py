@@ -36,7 +36,7 @@ After an end event the state is ENDED and further input is ignored: a peer that 
 Sources: dotnet/aspnetcore `HubProtocol.md`; ASP.NET Core `HubConnectionContext`, for timeouts and texts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -155,7 +155,16 @@ _handshake_decoder: Final = msgspec.json.Decoder(_Handshake)
 class AwaitingHandshake:
     """A connection whose client has not said yet which protocol it speaks."""
 
-    def __init__(self, encodings: Mapping[str, HubEncoding], times: ProtocolTimes, now: float) -> None:
+    def __init__(
+        self,
+        encodings: Mapping[str, HubEncoding],
+        times: ProtocolTimes,
+        now: float,
+        *,
+        transfer_formats: Collection[str] = ("Text", "Binary"),
+    ) -> None:
+        """`transfer_formats` are those that the transport can carry."""
+        self._transfer_formats = transfer_formats
         self._encodings = encodings
         self._times = times
         self._splitter = SeparatorSplitter(times.message_bytes)
@@ -195,6 +204,11 @@ class AwaitingHandshake:
         encoding = self._encodings.get(handshake.protocol)
         if encoding is None:
             return self._refuse(f"The protocol '{handshake.protocol}' is not supported.")
+        if encoding.transfer_format not in self._transfer_formats:
+            return self._refuse(
+                f"Cannot use the '{encoding.name}' protocol on the current transport. "
+                f"The transport does not support '{encoding.transfer_format}' transfer format."
+            )
         if not 0 <= handshake.version <= NEWEST_VERSION:
             return self._refuse(
                 f"The server does not support version {handshake.version} of the '{encoding.name}' protocol."

@@ -17,17 +17,21 @@ from typing import Final, cast
 from appliance.hub import endings
 from appliance.hub.asgi_types import Event, Receive, Send
 from appliance.hub.connection import Connection
+from appliance.hub.core import HubCore
+from appliance.hub.gate import Gate, Guest
+from appliance.hub.negotiate import WEBSOCKETS, Negotiation
 from appliance.hub.outbox import WriteFuture
 
 logger = logging.getLogger(__name__)
 
-NAME: Final = "WebSockets"
 # The server tells 1005 for a lost TCP connection as well as for a close frame without a code: only these are certain.
 _PROPER_CODES: Final = (1000, 1001)
 
 
 class WebSocketPipe:
     """Writes to one WebSocket. Made by the task that is going to read from it."""
+
+    is_write_bounded = True
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -45,6 +49,33 @@ class WebSocketPipe:
         """Cancel the reading task, unless it is the one that calls: that one looks at `ending` by itself."""
         if self._reader is not None and self._reader is not asyncio.current_task():
             self._reader.cancel()
+
+
+async def serve_websocket(
+    core: HubCore,
+    gate: Gate,
+    guest: Guest,
+    negotiation: Negotiation[Connection] | None,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Serve a WebSocket that was admitted, from its acceptance to its end."""
+    connection = Connection(core, guest.principal, guest.user_id, WebSocketPipe(send), WEBSOCKETS)
+    if negotiation is not None:
+        negotiation.connection = connection
+    task = cast("asyncio.Task[object]", asyncio.current_task())
+    core.tasks.add(task)
+    try:
+        await read_websocket(connection, receive, send)
+        # Before the socket ends: a client that comes back with the same id at once must not find it.
+        gate.finish(negotiation)
+        await close_websocket(connection, send, deadline_s=core.limits.close_deadline_s)
+    finally:
+        gate.finish(negotiation)
+        try:
+            await connection.finish()
+        finally:
+            core.tasks.discard(task)
 
 
 async def read_websocket(connection: Connection, receive: Receive, send: Send) -> None:

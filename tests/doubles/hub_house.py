@@ -13,6 +13,7 @@ from appliance.hub.deadlines import Deadlines
 from appliance.hub.encoding_json import JsonEncoding
 from appliance.hub.limits import HubLimits
 from appliance.hub.messages import EncodedNotification
+from appliance.hub.negotiate import WEBSOCKETS
 from appliance.hub.notices import Notices
 from appliance.hub.presence import Presence
 from tests.doubles.hand_clock import HandClock
@@ -25,6 +26,8 @@ PING = '{"type":6}\x1e'
 
 class Wire:
     """The pipe of one connection. Writes finish at once unless the reader is stalled."""
+
+    is_write_bounded = True
 
     def __init__(self) -> None:
         self.is_stalled = False
@@ -74,7 +77,7 @@ class House:
     def let_in(self, *, token_lives: timedelta = timedelta(hours=1)) -> tuple[Connection, Wire]:
         principal = self.backend.add_user("alice", USER, expires_at=self.clock.now() + token_lives)
         wire = Wire()
-        connection = Connection(self.core, principal, USER, wire)
+        connection = Connection(self.core, principal, USER, wire, WEBSOCKETS)
         self.opened.append(connection)
         return connection, wire
 

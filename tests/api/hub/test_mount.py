@@ -12,7 +12,7 @@ from litestar import Litestar, asgi
 from litestar.types import Receive, Scope, Send
 from websockets.exceptions import InvalidStatus
 
-from appliance.hub.asgi import MOUNT_PATH
+from appliance.hub.requests import MOUNT_PATH
 from tests.doubles.hub_client import open_hub, open_socket
 from tests.doubles.hub_server import HubServer
 

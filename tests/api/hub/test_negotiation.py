@@ -53,7 +53,7 @@ class TestNegotiate:
         assert answer["negotiateVersion"] == 1
         assert ID.fullmatch(answer["connectionId"]) and ID.fullmatch(answer["connectionToken"])
         assert answer["connectionId"] != answer["connectionToken"]
-        assert answer["availableTransports"] == [{"transport": "WebSockets", "transferFormats": ["Text"]}]
+        assert answer["availableTransports"] == [{"transport": "WebSockets", "transferFormats": ["Text", "Binary"]}]
 
     async def test_without_a_version_it_is_0_and_the_connection_id_opens_the_transport(
         self, server: HubServer, http: httpx.AsyncClient

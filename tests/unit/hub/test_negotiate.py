@@ -5,7 +5,15 @@ from uuid import UUID
 
 import pytest
 
-from appliance.hub.negotiate import Negotiations, TransportOffer, VersionRefused, choose_version, make_answer
+from appliance.hub.connection import Connection
+from appliance.hub.negotiate import (
+    WEBSOCKETS,
+    Negotiations,
+    TransportOffer,
+    VersionRefused,
+    choose_version,
+    make_answer,
+)
 from tests.doubles.hand_clock import HandClock
 
 USER, OTHER = UUID(int=1), UUID(int=2)
@@ -71,7 +79,7 @@ def test_an_id_that_is_not_opened_is_forgotten_after_15_seconds() -> None:
 def test_an_open_id_stays_until_its_transport_finishes() -> None:
     negotiations, clock = make_negotiations()
     negotiation = negotiations.begin(USER, "t", 1)
-    negotiations.open(negotiation, "WebSockets")
+    negotiations.open(negotiation, WEBSOCKETS)
     clock.pass_s(1_000)
     assert negotiations.find(negotiation.token) is negotiation
     assert negotiations.count_pending() == 0
