@@ -5,7 +5,6 @@ from uuid import UUID
 
 import pytest
 
-from appliance.hub.connection import Connection
 from appliance.hub.negotiate import (
     WEBSOCKETS,
     Negotiations,
