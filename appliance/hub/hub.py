@@ -18,6 +18,7 @@ from appliance.hub.core import HubCore
 from appliance.hub.deadlines import Deadlines
 from appliance.hub.encoding import HubEncoding
 from appliance.hub.encoding_json import JsonEncoding
+from appliance.hub.encoding_messagepack import MessagePackEncoding
 from appliance.hub.fanout import Fanout
 from appliance.hub.gate import Gate
 from appliance.hub.limits import HubLimits
@@ -79,7 +80,7 @@ class Hub:
         randomness: random.Random | None = None,
     ) -> None:
         limits = limits or HubLimits()
-        encodings: dict[str, HubEncoding] = {encoding.name: encoding for encoding in (JsonEncoding(),)}
+        encodings: dict[str, HubEncoding] = {one.name: one for one in (JsonEncoding(), MessagePackEncoding())}
         self._core = HubCore(
             backend=backend,
             clock=clock,
