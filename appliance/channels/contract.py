@@ -1,6 +1,11 @@
-"""What a channel is. The contract suite in `tests/contract` runs on every channel of the registry."""
+"""What a channel is. The contract suite in `tests/contract` runs on every channel of the registry.
+
+A channel stands for one credential: an app that has its own Firebase project or Apple key has its own channels, and
+what happens to one credential is no other's weather.
+"""
 
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 from typing import Protocol
 from uuid import UUID
@@ -22,9 +27,23 @@ class ChannelName(IntEnum):
     EMAIL = 5
 
 
+class Presentation(IntEnum):
+    """How the device is to treat a push."""
+
+    ALERT = 0
+    """Shown by the system, even when the app does not run."""
+    DATA = 1
+    """Handed to the app without a word to the person."""
+    CALL = 2
+    """Rings: VoIP on Apple devices, a high-priority data message elsewhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class Push:
-    """One attempt's work: the notification, the address in the clear, and how long the channel may take."""
+    """One attempt's work: the notification, the address in the clear, and how long the channel may take.
+
+    `registered_at` is when the device last gave this address: older evidence that it is dead does not count.
+    """
 
     envelope: Envelope
     app_id: UUID
@@ -32,6 +51,8 @@ class Push:
     platform: Platform
     address: Secret
     timeout_s: float
+    registered_at: datetime
+    presentation: Presentation = Presentation.ALERT
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,7 @@ class RemoteTries:
             platform=due.platform,
             address=address,
             timeout_s=TRY_TIMEOUT_S,
+            registered_at=due.registered_at,
         )
         try:
             async with asyncio.timeout(TRY_TIMEOUT_S + 1):

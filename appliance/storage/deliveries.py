@@ -61,6 +61,7 @@ class Due:
     address_kind: AddressKind
     platform: Platform
     address_sealed: bytes
+    registered_at: datetime
     device_retired: bool
     is_withdrawn: bool
 
@@ -254,8 +255,8 @@ def retire_device_job(device_id: UUID, reason: str, now: datetime) -> Job[None]:
 
 _DUE_SQL = (
     'SELECT d.id, d.notification, d.device, d."user", n.app, d.state, d.attempts, n.sequence, n.released_at, '
-    "d.expires_at, v.address_kind, v.platform, v.address_sealed, v.retired_at, n.state, "
-    "n.title, n.body, n.data, n.type, n.priority, n.ttl_s, n.collapse_key "
+    "d.expires_at, v.address_kind, v.platform, v.address_sealed, COALESCE(v.registered_at, v.created_at), "
+    "v.retired_at, n.state, n.title, n.body, n.data, n.type, n.priority, n.ttl_s, n.collapse_key "
     "FROM delivery d JOIN notification n ON n.id = d.notification JOIN device v ON v.id = d.device "
     "WHERE d.due_at <= ? "
 )
@@ -300,9 +301,10 @@ def _due_of(row: Sequence[object]) -> Due:
         address_kind=AddressKind(int(str(row[10]))),
         platform=Platform(int(str(row[11]))),
         address_sealed=bytes_of(row[12]),
-        device_retired=row[13] is not None,
-        is_withdrawn=int(str(row[14])) == NotificationState.WITHDRAWN,
-        content=content_of(row[15:22]),
+        registered_at=instant_of(row[13]),
+        device_retired=row[14] is not None,
+        is_withdrawn=int(str(row[15])) == NotificationState.WITHDRAWN,
+        content=content_of(row[16:23]),
     )
 
 

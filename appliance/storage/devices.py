@@ -323,7 +323,7 @@ def _insert(transaction: Transaction, registration: Registration, now: datetime)
     address = registration.address
     added = transaction.execute(
         'INSERT INTO device (id, "user", app, platform, address_kind, address_sealed, address_fingerprint, label, '
-        "locale, created_at, last_seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "locale, created_at, registered_at, last_seen_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (address_fingerprint) DO NOTHING",
         (
             device_id,
@@ -335,6 +335,7 @@ def _insert(transaction: Transaction, registration: Registration, now: datetime)
             address.fingerprints[0],
             registration.label or "",
             registration.locale or "",
+            now,
             now,
             now,
         ),
@@ -349,7 +350,8 @@ def _update(
     address = registration.address
     transaction.execute(
         'UPDATE device SET "user" = ?, app = ?, platform = ?, address_kind = ?, address_sealed = ?, '
-        "address_fingerprint = ?, last_seen_at = ?, retired_at = NULL, retired_reason = NULL WHERE id = ?",
+        "address_fingerprint = ?, registered_at = ?, last_seen_at = ?, retired_at = NULL, retired_reason = NULL "
+        "WHERE id = ?",
         (
             registration.user_id,
             registration.app_id,
@@ -357,6 +359,7 @@ def _update(
             address.kind,
             address.sealed,
             address.fingerprints[0],
+            now,
             now,
             device_id,
         ),

@@ -114,6 +114,7 @@ class Device(Table, tablename="device"):
     label = Varchar(length=100, default="")
     locale = Varchar(length=20, default="")
     created_at = Timestamptz(default=None)
+    registered_at = Timestamptz(null=True, default=None)
     last_seen_at = Timestamptz(default=None)
     last_delivered_at = Timestamptz(null=True, default=None)
     retired_at = Timestamptz(null=True, default=None)
