@@ -1,9 +1,9 @@
-"""A hub over real sockets: the embedded server on a free loopback port, and nothing else around it."""
+"""A hub over real sockets: one of the program's listeners on a free loopback port, and nothing else around it."""
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID, uuid5
 
 from granian.constants import Interfaces
@@ -12,19 +12,39 @@ from granian.server.embed import Server
 from appliance.clock import SystemClock
 from appliance.hub.asgi_types import Receive, Scope, Send
 from appliance.hub.hub import Hub
+from appliance.hub.lean_limits import LeanLimits
+from appliance.hub.lean_listener import LeanListener
 from appliance.hub.limits import HubLimits
 from appliance.hub.messages import EncodedNotification
 from tests.doubles.hub_backend import MemoryBackend
 
 ALICE = uuid5(UUID(int=0), "first user")
 BOB = uuid5(UUID(int=0), "second user")
+LISTENERS = ("granian", "lean")
 _START_DEADLINE_S = 10.0
+_listener = "granian"
+
+
+@contextmanager
+def listening_with(listener: str) -> Iterator[None]:
+    """Let hubs that are started meanwhile, and are not told which listener to use, use this one of `LISTENERS`."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
 
 
 class HubServer:
     """A hub that runs. The bearer `alice` is user `ALICE`, `bob` is `BOB`; the backend outlives a restart."""
 
-    def __init__(self, limits: HubLimits | None) -> None:
+    def __init__(
+        self, limits: HubLimits | None, listener: str | None = None, lean_limits: LeanLimits | None = None
+    ) -> None:
+        self.listener = listener or _listener
+        self.lean: LeanListener | None = None
+        self._lean_limits = lean_limits
         self.backend = MemoryBackend()
         self.backend.add_user("alice", ALICE)
         self.backend.add_user("bob", BOB)
@@ -35,6 +55,10 @@ class HubServer:
 
     async def start(self) -> None:
         """Serve on the reserved port."""
+        if self.listener == "lean":
+            self.lean = LeanListener(self.hub.app, _bind_beside(self.port), limits=self._lean_limits)
+            await self.lean.start()
+            return
         self._server = Server(
             _with_lifespan(self.hub), "127.0.0.1", self.port, interface=Interfaces.ASGI, log_enabled=False, backlog=4096
         )
@@ -44,6 +68,9 @@ class HubServer:
     async def stop(self) -> None:
         """Stop in the order in which the program does: the hub first, then the server."""
         await self.hub.drain(5.0)
+        if self.lean is not None:
+            await self.lean.stop()
+            return
         self._server.stop()
         await asyncio.wait_for(self._serving, 10.0)
 
@@ -95,9 +122,11 @@ class HubServer:
 
 
 @asynccontextmanager
-async def run_hub(limits: HubLimits | None = None) -> AsyncIterator[HubServer]:
-    """Start a hub with two users, and stop it at the end."""
-    server = HubServer(limits)
+async def run_hub(
+    limits: HubLimits | None = None, *, listener: str | None = None, lean_limits: LeanLimits | None = None
+) -> AsyncIterator[HubServer]:
+    """Start a hub with two users, and stop it at the end; `listener` is one of `LISTENERS`."""
+    server = HubServer(limits, listener, lean_limits)
     try:
         await server.start()
         yield server
@@ -115,10 +144,14 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 
 def _reserve_port() -> socket.socket:
     # The server binds with SO_REUSEPORT, so that it can take over a port that this socket keeps from everybody else.
-    reserved = socket.socket()
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    reserved.bind(("127.0.0.1", 0))
-    return reserved
+    return _bind_beside(0)
+
+
+def _bind_beside(port: int) -> socket.socket:
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
 
 
 def _with_lifespan(hub: Hub) -> object:

@@ -38,6 +38,12 @@ class MountedServer(HubServer):
 
 
 @pytest.fixture
+def listener() -> str:
+    """The mount is Granian's; the lean listener serves the hub without one."""
+    return "granian"
+
+
+@pytest.fixture
 async def mounted() -> AsyncIterator[HubServer]:
     server = MountedServer(None)
     try:

@@ -289,7 +289,7 @@ class TestHostileInput:
             b"[" * 16_000 + b"\x1e",
             b"x" * 32_769,
             b'{"type":1,"target":"' + b"x" * 33_000 + b'","arguments":[]}\x1e',
-            b"x" * 1_000_000,
+            b"x" * 131_072,
         ],
         ids=lambda hostile: repr(hostile[:24]),
     )
@@ -324,9 +324,10 @@ class TestHostileInput:
                 await client.socket.send('{"type":42}\x1e')
             assert (await client.invoke("X"))["error"]
 
-    async def test_a_frame_full_of_pings_does_not_hold_the_others(self, server: HubServer) -> None:
+    async def test_frames_full_of_pings_do_not_hold_the_others(self, server: HubServer) -> None:
         async with open_hub(server.ws) as good, open_hub(server.ws, "bob") as bad:
-            await bad.socket.send('{"type":6}\x1e' * 90_000)
+            for _ in range(9):
+                await bad.socket.send('{"type":6}\x1e' * 10_000)
             started_at = asyncio.get_running_loop().time()
             server.send()
             await good.next()
