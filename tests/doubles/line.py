@@ -1,16 +1,21 @@
 """A TCP line between a client and a server, which a test can cut in the middle of anything."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
 class Line:
-    """Carries bytes both ways until it is cut; new connections may be made afterwards."""
+    """Carries bytes both ways until it is cut; new connections may be made afterwards.
 
-    def __init__(self, target_port: int) -> None:
+    With `idle_s`, a connection on which nothing moves for so long is cut by the line itself, as many a proxy does.
+    """
+
+    def __init__(self, target_port: int, idle_s: float | None = None) -> None:
         self.port = 0
+        self.idle_cuts = 0
         self._target_port = target_port
+        self._idle_s = idle_s
         self._writers: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -19,15 +24,35 @@ class Line:
             writer.transport.abort()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.transport.abort()
+            return
         self._writers |= {writer, far_writer}
-        await asyncio.gather(_carry(reader, far_writer), _carry(far_reader, writer))
-        self._writers -= {writer, far_writer}
+        try:
+            async with asyncio.timeout(self._idle_s) as patience:
+
+                def note_bytes() -> None:
+                    if self._idle_s is not None:
+                        patience.reschedule(asyncio.get_running_loop().time() + self._idle_s)
+
+                await asyncio.gather(
+                    _carry(reader, far_writer, note_bytes),
+                    _carry(far_reader, writer, note_bytes),
+                )
+        except TimeoutError:
+            self.idle_cuts += 1
+            writer.transport.abort()
+            far_writer.transport.abort()
+        finally:
+            self._writers -= {writer, far_writer}
 
 
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note_bytes: Callable[[], None]) -> None:
     try:
         while data := await reader.read(65_536):
+            note_bytes()
             writer.write(data)
             await writer.drain()
     except OSError:
@@ -37,9 +62,9 @@ async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 @asynccontextmanager
-async def run_line(target_port: int) -> AsyncIterator[Line]:
+async def run_line(target_port: int, *, idle_s: float | None = None) -> AsyncIterator[Line]:
     """Open a line to a loopback port; `line.port` is its near end."""
-    line = Line(target_port)
+    line = Line(target_port, idle_s)
     server = await asyncio.start_server(line.accept, "127.0.0.1", 0)
     line.port = server.sockets[0].getsockname()[1]
     async with server:
