@@ -18,6 +18,11 @@ class Line:
         self._idle_s = idle_s
         self._writers: set[asyncio.StreamWriter] = set()
 
+    @property
+    def hub(self) -> str:
+        """The hub's URL through the line."""
+        return f"http://127.0.0.1:{self.port}/hubs/notifications"
+
     def cut(self) -> None:
         """End every connection at once, without a goodbye on either side."""
         for writer in self._writers:

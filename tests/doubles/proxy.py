@@ -33,15 +33,20 @@ _PAGE: Final = b"<!doctype html><title>Welcome</title><p>Please sign in to use t
 _HOP_BY_HOP: Final = re.compile(rb"(?im)^(?:connection|upgrade|keep-alive|proxy-connection):[^\r]*\r\n")
 _CONTENT_LENGTH: Final = re.compile(rb"(?im)^content-length: *(\d+)")
 _UPGRADE: Final = re.compile(rb"(?im)^upgrade: *websocket")
+_ID: Final = re.compile(rb"[?&]id=([\w-]+)")
 _FORMAT: Final = re.compile(rb"(?im)^accept: *text/event-stream")
 
 
 class Proxy:
-    """Passes requests on to a loopback port. `seen` counts them: `upgrade`, `stream`, or the method."""
+    """Passes requests on to a loopback port.
+
+    `seen` counts them: `upgrade`, `stream`, or the method; `ids` are the connection ids in them, in order.
+    """
 
     def __init__(self, target_port: int, upgrades: Upgrades, buffer_bytes: int) -> None:
         self.port = 0
         self.seen: Counter[str] = Counter()
+        self.ids: dict[str, None] = {}
         self._target_port = target_port
         self._upgrades = upgrades
         self._buffer_bytes = buffer_bytes
@@ -71,6 +76,8 @@ class Proxy:
         head = await reader.readuntil(b"\r\n\r\n")
         is_upgrade = _UPGRADE.search(head) is not None
         self.seen[_name_request(head)] += 1
+        if connection_id := _ID.search(head):
+            self.ids[connection_id[1].decode()] = None
         match self._upgrades:
             case Upgrades.REFUSED if is_upgrade:
                 writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
