@@ -67,7 +67,12 @@ class Settings:
     hub_max_connections_per_user: int = 2_000
     """Most hub connections of one user."""
     http_backlog: int = 4096
-    """Most TCP connections that wait or are open at once."""
+    """Most TCP connections that wait to be accepted."""
+    http_max_connections: int = 16_384
+    """Most HTTP connections that are open at once, idle ones too; WebSockets do not count. Fewer where the limit of
+    open files leaves fewer beside `hub_max_connections`."""
+    http_head_timeout_s: int = 15
+    """Seconds until a request's head must have arrived; so long an idle connection is kept, too."""
     runtime_threads: int = 0
     """Threads of the HTTP runtime; 0 = two, or one on a single core."""
     oidc_issuer: str = ""
@@ -102,6 +107,8 @@ MIN_SECRET_KEY_CHARS = 32
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
+    "http_max_connections": (64, 1_000_000),
+    "http_head_timeout_s": (1, 300),
     """Give the data folder when none is named: /var/lib/carillon for root, else the user's own data folder."""
     if os.geteuid() == 0:
         return Path("/var/lib/carillon")

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 import uvloop
 from granian.constants import HTTPModes, Interfaces, SSLProtocols
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from appliance import __version__
@@ -47,6 +48,9 @@ RESERVE_WITHIN_S: Final = 1.0
 _LOOK_EVERY_S: Final = 0.02
 # Objects made per start of a collection: the defaults scan a hub of thousands of connections far too often.
 _COLLECT_AFTER: Final = (50_000, 20, 50)
+# Kept out of the sockets' share: the database, logs, outbound connections, the runtime's own.
+_OTHER_FILES: Final = 512
+_FEWEST_HTTP_CONNECTIONS: Final = 64
 
 
 def run(args: Namespace) -> int:
@@ -97,6 +101,13 @@ def raise_open_files_limit() -> None:
 
 def reserve_port(host: str, port: int) -> socket.socket:
     """Take the port, so that only this user's own server can listen on it. Port 0 is one that is free.
+
+def most_http_connections(settings: Settings) -> int:
+    """Give how many HTTP connections may be open at once: what is set, or what the open files leave beside the hub."""
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    left = open_files - settings.hub_max_connections - _OTHER_FILES
+    return max(_FEWEST_HTTP_CONNECTIONS, min(settings.http_max_connections, left))
+
 
     Of several that ask at the same instant one gets it. Raises `CommandFailed`, with code 4 when it is taken.
     """
@@ -185,11 +196,13 @@ def _make_server(settings: Settings, application: Application) -> Server:
         port=settings.port,
         interface=Interfaces.ASGI,
         runtime_threads=settings.runtime_threads or min(2, cores),
-        http=HTTPModes.auto,
+        # Not `auto`: that mode waits without a deadline for the first byte, to see which version it begins.
+        http=HTTPModes.http1,
+        http1_settings=HTTP1Settings(header_read_timeout=settings.http_head_timeout_s * 1000),
         websockets=True,
         backlog=settings.http_backlog,
         # Counts TCP connections, idle ones too; upgraded WebSockets do not count. Unset it would follow the backlog.
-        backpressure=settings.http_backlog,
+        backpressure=most_http_connections(settings),
         log_enabled=False,
         ssl_cert=settings.tls_cert,
         ssl_key=settings.tls_key,
