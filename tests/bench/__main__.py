@@ -1,6 +1,7 @@
 """Measures what the appliance does on this machine and prints it beside what SQLite itself can do in the same run.
 
     python -m tests.bench [--quick] [--folder DIR] [--only storage,http,batch,receipts,fanout]
+    python -m tests.bench [--quick] [--connections N] --only hub-idle,hub-fanout,hub-stampede
 
 Never part of a test run. The numbers hold for one machine and one moment; the ratios say more.
 """
@@ -28,12 +29,22 @@ from appliance.domain.principal import Role
 from appliance.domain.secret import Secret
 from appliance.storage.database import DATABASE_FILE
 from appliance.storage.sqlite import connect
+from tests.bench.hub_fanout import measure_hub_fan_out
+from tests.bench.hub_idle import measure_idle
+from tests.bench.hub_setting import FULL as HUB_FULL
+from tests.bench.hub_setting import QUICK as HUB_QUICK
+from tests.bench.hub_setting import HubSetting, TooFewFiles
+from tests.bench.hub_stampede import measure_stampede
 from tests.bench.report import Report
 from tests.doubles.appliance import RunningAppliance, TestApp, TestUser
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLERS = (1, 16, 64)
 PARTS = ("storage", "http", "batch", "receipts", "fanout")
+HUB_PARTS = {"hub-idle": measure_idle, "hub-fanout": measure_hub_fan_out, "hub-stampede": measure_stampede}
+HUB_CONNECTIONS = 10_000
+HUB_CONNECTIONS_QUICK = 1_000
+HUB_LEAST = 100
 BODY = "B" * 220
 LARGE_BODY = "B" * 3_500
 FAN_OUT = 1_000
@@ -319,17 +330,42 @@ async def run(parts: list[str], pace: Pace, folder: Path) -> bool:
     return report.all_met
 
 
+def run_hub_parts(parts: list[str], setting: HubSetting) -> bool:
+    """Run these one after another, each with servers of its own, and print each one's table when it is done."""
+    is_met = True
+    for name, measure in HUB_PARTS.items():
+        if name in parts:
+            report = measure(setting)
+            report.print()
+            is_met = is_met and report.all_met
+    return is_met
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one short round of each")
     parser.add_argument("--folder", type=Path, help="where to put the data; its disk decides what an fsync costs")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas: {', '.join(PARTS)}")
+    every = (*PARTS, *HUB_PARTS)
+    parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas: {', '.join(every)}")
+    parser.add_argument("--connections", type=int, help="of the hub's parts, to each server; 10000, or 1000 if quick")
     given = parser.parse_args()
     parts = given.only.split(",")
-    if unknown := set(parts) - set(PARTS):
+    if unknown := set(parts) - set(every):
         parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    if given.connections is not None and given.connections < HUB_LEAST:
+        parser.error(f"--connections: give at least {HUB_LEAST}")
+    is_met = True
     with tempfile.TemporaryDirectory(prefix="carillon-bench-", dir=given.folder) as folder:
-        return 0 if asyncio.run(run(parts, QUICK if given.quick else FULL, Path(folder))) else 1
+        if set(parts) & set(PARTS):
+            is_met = asyncio.run(run(parts, QUICK if given.quick else FULL, Path(folder)))
+        if set(parts) & set(HUB_PARTS):
+            count = given.connections or (HUB_CONNECTIONS_QUICK if given.quick else HUB_CONNECTIONS)
+            try:
+                setting = HubSetting(Path(folder), count, HUB_QUICK if given.quick else HUB_FULL)
+            except TooFewFiles as refusal:
+                parser.error(str(refusal))
+            is_met = run_hub_parts(parts, setting) and is_met
+    return 0 if is_met else 1
 
 
 if __name__ == "__main__":
