@@ -5,7 +5,7 @@ The only module that may import everything, the wizard too.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from random import Random
@@ -49,7 +49,8 @@ STOP_S: Final = 10.0
 class Application:
     """The running appliance. `asgi` is served; `drain` comes before the server stops taking requests.
 
-    Behind one of `trusted_proxies` (addresses or networks) the client and the scheme are those that it forwards.
+    `serve_hub` is served where a port is the hub's alone. Behind one of `trusted_proxies` (addresses or networks) the
+    client and the scheme are those that it forwards.
     """
 
     def __init__(
@@ -86,6 +87,12 @@ class Application:
         else:
             await self._served(scope, receive, send)
 
+    def serve_hub(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        """Serve one connection on the hub's own port: no layer stands between the server and the hub."""
+        if scope["type"] == "http":
+            send = self._counting(scope, send)
+        return self._hub.own_port_app(scope, receive, send)
+
     async def drain(self) -> None:
         """Close the hub politely: clients are told that they may come back. Takes at most 8 seconds."""
         self._probe.is_stopping = True
@@ -118,7 +125,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         seen = SeenDevices(database, clock)
         installations = Installations(database, sealer, clock, seen)
         backend = LiveBackend(database, clock, identity.authenticate, installations.bind)
-        hub = Hub(backend, clock, _hub_limits(settings))
+        hub = Hub(backend, clock, _hub_limits(settings), redirect_to=_hub_address(settings))
         remote = RemoteTries(
             database,
             channels,
@@ -206,6 +213,11 @@ def _hub_limits(settings: Settings) -> HubLimits:
         connections_per_user=settings.hub_max_connections_per_user,
         negotiations_pending_per_user=settings.hub_max_connections_per_user,
     )
+
+
+def _hub_address(settings: Settings) -> str | None:
+    """Give the address of the hub on its own port, where clients are to be sent there."""
+    return f"{settings.hub_public_url.rstrip('/')}{MOUNT_PATH}" if settings.hub_public_url else None
 
 
 def _is_admin(request: Request[Any, Any, Any]) -> bool:

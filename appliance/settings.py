@@ -66,6 +66,12 @@ class Settings:
     """Most hub connections at once; one more gets 503 with Retry-After."""
     hub_max_connections_per_user: int = 2_000
     """Most hub connections of one user."""
+    hub_listener: str = "granian"
+    """granian: hub clients are served on PORT only. lean: on HUB_PORT too, at a small part of the memory each."""
+    hub_port: int | None = None
+    """TCP port of the lean listener; 0 = one that is free. Unset: the port after PORT."""
+    hub_public_url: str = ""
+    """Address under which clients reach the lean listener, without a path; with it they are sent there from PORT."""
     http_backlog: int = 4096
     """Most TCP connections that wait to be accepted."""
     http_max_connections: int = 16_384
@@ -99,16 +105,21 @@ _LIMITS = {
     "retention_days": (1, 3_650),
     "hub_max_connections": (1, 1_000_000),
     "hub_max_connections_per_user": (1, 1_000_000),
+    "hub_port": (0, 65_535),
     "http_backlog": (64, 65_535),
+    "http_max_connections": (64, 1_000_000),
+    "http_head_timeout_s": (1, 300),
     "runtime_threads": (0, 64),
 }
-_CHOICES = {"log_format": ("text", "json"), "log_level": ("debug", "info", "warning", "error")}
+_CHOICES = {
+    "hub_listener": ("granian", "lean"),
+    "log_format": ("text", "json"),
+    "log_level": ("debug", "info", "warning", "error"),
+}
 MIN_SECRET_KEY_CHARS = 32
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
-    "http_max_connections": (64, 1_000_000),
-    "http_head_timeout_s": (1, 300),
     """Give the data folder when none is named: /var/lib/carillon for root, else the user's own data folder."""
     if os.geteuid() == 0:
         return Path("/var/lib/carillon")
@@ -226,6 +237,10 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError("OIDC_ISSUER and OIDC_AUDIENCE go together: set both or neither.")
     if settings.public_url and not settings.public_url.startswith(("http://", "https://")):
         raise SettingsError(f"PUBLIC_URL is {settings.public_url!r}: begin it with http:// or https://.")
+    if settings.hub_public_url and not settings.hub_public_url.startswith(("http://", "https://")):
+        raise SettingsError(f"HUB_PUBLIC_URL is {settings.hub_public_url!r}: begin it with http:// or https://.")
+    if settings.hub_public_url and settings.hub_listener != "lean":
+        raise SettingsError("HUB_PUBLIC_URL is the address of the lean listener: set HUB_LISTENER=lean, too.")
     url = settings.database_url.reveal()
     if url and not url.startswith(("postgresql://", "postgres://")):
         raise SettingsError("DATABASE_URL: give postgresql://…, or leave it out for SQLite.")

@@ -29,7 +29,10 @@ _HEALTH_DEADLINE_S: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """What a running instance has written down about itself. `host` is the address it listens on."""
+    """What a running instance has written down about itself. `host` is the address it listens on.
+
+    `hub_port` is the port of the lean listener, None where there is none.
+    """
 
     pid: int
     port: int
@@ -37,12 +40,21 @@ class Instance:
     version: str
     started_at: str
     tls: bool = False
+    hub_port: int | None = None
 
     @property
     def local_url(self) -> str:
         """Its address as seen from this machine."""
+        return self._make_url(self.port)
+
+    @property
+    def local_hub_url(self) -> str | None:
+        """The address of its lean listener as seen from this machine, None where there is none."""
+        return None if self.hub_port is None else self._make_url(self.hub_port)
+
+    def _make_url(self, port: int) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
-        return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @contextlib.contextmanager
@@ -103,9 +115,11 @@ def is_running(folder: Path) -> bool:
         os.close(descriptor)
 
 
-def write_instance(folder: Path, *, host: str, port: int, tls: bool, started_at: str) -> None:
+def write_instance(
+    folder: Path, *, host: str, port: int, tls: bool, started_at: str, hub_port: int | None = None
+) -> None:
     """Write down who runs; only the holder of the lock may."""
-    instance = Instance(os.getpid(), port, host, __version__, started_at, tls)
+    instance = Instance(os.getpid(), port, host, __version__, started_at, tls, hub_port)
     write_private(folder / PID_FILE, json.dumps(asdict(instance)) + "\n")
 
 
@@ -120,6 +134,7 @@ def read_instance(folder: Path) -> Instance | None:
             str(kept["version"]),
             str(kept["started_at"]),
             bool(kept.get("tls")),
+            None if kept.get("hub_port") is None else int(kept["hub_port"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -143,12 +158,14 @@ def show_status(args: Namespace) -> int:
     if instance is None:
         print(f"Carillon is starting.\n  data     {folder}")
         return Exit.DONE
+    hub = f"  hub      {instance.local_hub_url}\n" if instance.local_hub_url else ""
     print(
         f"Carillon is running.\n"
         f"  health   {_health_of(instance)}\n"
         f"  address  {instance.local_url}\n"
         f"  pid      {instance.pid}\n"
         f"  port     {instance.port}\n"
+        f"{hub}"
         f"  version  {instance.version}\n"
         f"  since    {instance.started_at}\n"
         f"  data     {folder}"

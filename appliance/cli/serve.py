@@ -35,6 +35,7 @@ from appliance.cli.data_folder import is_prepared, require_prepared
 from appliance.cli.exits import CommandFailed, Exit
 from appliance.cli.instance import PID_FILE, holding_lock, write_instance
 from appliance.cli.prepare import prepare
+from appliance.hub.lean_listener import LeanListener
 from appliance.ops.logs import set_up_logging
 from appliance.settings import Settings, load_settings
 
@@ -45,12 +46,13 @@ _Address = tuple[Any, ...]
 GRACE_S: Final = 20.0
 LISTEN_WITHIN_S: Final = 15.0
 RESERVE_WITHIN_S: Final = 1.0
+_HIGHEST_PORT: Final = 65_535
 _LOOK_EVERY_S: Final = 0.02
-# Objects made per start of a collection: the defaults scan a hub of thousands of connections far too often.
-_COLLECT_AFTER: Final = (50_000, 20, 50)
 # Kept out of the sockets' share: the database, logs, outbound connections, the runtime's own.
 _OTHER_FILES: Final = 512
 _FEWEST_HTTP_CONNECTIONS: Final = 64
+# Objects made per start of a collection: the defaults scan a hub of thousands of connections far too often.
+_COLLECT_AFTER: Final = (50_000, 20, 50)
 
 
 def run(args: Namespace) -> int:
@@ -62,19 +64,20 @@ def run(args: Namespace) -> int:
     with holding_lock(folder):
         settings = _settings_of(args, folder)
         set_up_logging(settings)
-        with reserve_port(settings.host, settings.port) as reserved:
-            settings = replace(settings, port=reserved.getsockname()[1])
+        with contextlib.ExitStack() as reservations:
+            settings, hub_socket = _reserve_ports(settings, reservations)
             write_instance(
                 folder,
                 host=settings.host,
                 port=settings.port,
+                hub_port=settings.hub_port,
                 tls=settings.tls_cert is not None,
                 started_at=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}",
             )
             try:
                 raise_open_files_limit()
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    runner.run(_serve(settings))
+                    runner.run(_serve(settings, hub_socket))
             finally:
                 (folder / PID_FILE).unlink(missing_ok=True)
     return Exit.DONE
@@ -99,15 +102,15 @@ def raise_open_files_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def reserve_port(host: str, port: int) -> socket.socket:
-    """Take the port, so that only this user's own server can listen on it. Port 0 is one that is free.
-
 def most_http_connections(settings: Settings) -> int:
     """Give how many HTTP connections may be open at once: what is set, or what the open files leave beside the hub."""
     open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     left = open_files - settings.hub_max_connections - _OTHER_FILES
     return max(_FEWEST_HTTP_CONNECTIONS, min(settings.http_max_connections, left))
 
+
+def reserve_port(host: str, port: int) -> socket.socket:
+    """Take the port, so that only this user's own server can listen on it. Port 0 is one that is free.
 
     Of several that ask at the same instant one gets it. Raises `CommandFailed`, with code 4 when it is taken.
     """
@@ -140,6 +143,20 @@ def _reserve_beside(probe: socket.socket, host: str, port: int) -> socket.socket
             time.sleep(_LOOK_EVERY_S)
 
 
+def _reserve_ports(settings: Settings, reservations: contextlib.ExitStack) -> tuple[Settings, socket.socket | None]:
+    """Take the port, and the lean listener's where it is wanted; give the settings with the ports that they are."""
+    reserved = reservations.enter_context(reserve_port(settings.host, settings.port))
+    port: int = reserved.getsockname()[1]
+    if settings.hub_listener != "lean":
+        return replace(settings, port=port, hub_port=None), None
+    # Who takes any free port for the one takes any for the other.
+    asked = settings.hub_port if settings.hub_port is not None else port + 1 if settings.port else 0
+    if asked > _HIGHEST_PORT:
+        raise CommandFailed("there is no port after PORT for the hub's listener.", "Set HUB_PORT.", code=Exit.USAGE)
+    hub_socket = reservations.enter_context(reserve_port(settings.host, asked))
+    return replace(settings, port=port, hub_port=hub_socket.getsockname()[1]), hub_socket
+
+
 def _resolve(host: str, port: int) -> tuple[socket.AddressFamily, _Address]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -167,14 +184,17 @@ def _telling_port_faults(host: str, port: int) -> Iterator[None]:
         raise CommandFailed(f"cannot listen on {host}: {error.strerror}.", code=Exit.USAGE) from error
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, hub_socket: socket.socket | None) -> None:
     stopping = asyncio.Event()
     _stop_on_signals(stopping)
     async with build(settings) as application:
         server = _make_server(settings, application)
+        hub_listener = None if hub_socket is None else _make_hub_listener(settings, application, hub_socket)
         serving = asyncio.create_task(server.serve(), name="http-server")
         try:
             await _until_listening(settings, serving, stopping)
+            if hub_listener is not None:
+                await hub_listener.start()
             gc.collect()
             gc.freeze()
             gc.set_threshold(*_COLLECT_AFTER)
@@ -183,6 +203,8 @@ async def _serve(settings: Settings) -> None:
             logger.info("server_stopping")
             await application.drain()
         finally:
+            if hub_listener is not None:
+                await hub_listener.stop()
             server.stop()  # type: ignore[no-untyped-call]
             await asyncio.wait({serving})
     logger.info("server_stopped")
@@ -208,6 +230,20 @@ def _make_server(settings: Settings, application: Application) -> Server:
         ssl_key=settings.tls_key,
         ssl_protocol_min=SSLProtocols.tls12,
     )
+
+
+def _make_hub_listener(settings: Settings, application: Application, hub_socket: socket.socket) -> LeanListener:
+    try:
+        return LeanListener(
+            application.serve_hub,
+            hub_socket,
+            trusted_proxies=settings.trusted_proxies,
+            tls_cert=settings.tls_cert,
+            tls_key=settings.tls_key,
+            backlog=settings.http_backlog,
+        )
+    except (OSError, ValueError) as error:
+        raise CommandFailed(f"TLS_CERT and TLS_KEY cannot be used: {error}.", code=Exit.USAGE) from error
 
 
 def _stop_on_signals(stopping: asyncio.Event) -> None:
@@ -252,6 +288,8 @@ def _announce(settings: Settings) -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     url = f"{scheme}://{host}:{settings.port}"
     logger.info("server_listening", extra={"url": url, "version": __version__, "data": str(settings.data_dir)})
+    if settings.hub_port is not None:
+        logger.info("hub_listening", extra={"url": f"{scheme}://{host}:{settings.hub_port}"})
 
 
 async def _until_told(stopping: asyncio.Event, serving: asyncio.Task[None]) -> None:

@@ -1,7 +1,8 @@
 """The hub as an ASGI application: `POST …/negotiate` and the transports, below the path where it is mounted."""
 
 import logging
-from typing import cast
+from collections.abc import Awaitable
+from typing import Final, cast
 
 import msgspec
 
@@ -11,21 +12,25 @@ from appliance.hub.gate import Gate
 from appliance.hub.http_transports import HttpTransports
 from appliance.hub.negotiate import WEBSOCKETS
 from appliance.hub.refusals import Refusal
-from appliance.hub.requests import NO_STORE, deny, read_request, refuse, respond
+from appliance.hub.requests import MOUNT_PATH, NO_STORE, HubRequest, deny, read_request, refuse, respond
 from appliance.hub.transport_websocket import serve_websocket
 
 logger = logging.getLogger(__name__)
+
+_IS_OWN_PORT: Final = "is_own_port"
 
 
 class HubApplication:
     """Answers requests below `/hubs/notifications`; a mount may or may not have cut that prefix off the path.
 
-    Neither tokens nor ids are logged.
+    Neither tokens nor ids are logged. With `redirect_to`, the hub's address on a port of its own, who negotiates is
+    sent there; who asks for no negotiate version is served where they are, because such clients follow no redirect.
     """
 
-    def __init__(self, core: HubCore, gate: Gate) -> None:
+    def __init__(self, core: HubCore, gate: Gate, *, redirect_to: str | None = None) -> None:
         self._core = core
         self._gate = gate
+        self._redirect_to = redirect_to
         self._http_transports = HttpTransports(core, gate)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -37,6 +42,20 @@ class HubApplication:
         elif scope["type"] == "websocket":
             await self._serve_websocket(scope, raw_receive, raw_send)
 
+    def serve_own_port(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer on a port that is the hub's alone: no mount stands before it, and nobody is sent elsewhere."""
+        own = cast("dict[str, object]", scope)
+        own[_IS_OWN_PORT] = True
+        if not str(own["path"]).startswith(MOUNT_PATH):
+            own["path"] = f"{MOUNT_PATH}/-"
+        return self(own, receive, send)
+
+    def _find_redirect(self, scope: Scope, request: HubRequest) -> dict[str, object] | None:
+        """Give the answer that sends a client to the hub's own port. Its credential goes along by itself."""
+        if self._redirect_to is None or _IS_OWN_PORT in scope or request.query.get("negotiateversion", "0") == "0":
+            return None
+        return {"url": self._redirect_to}
+
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             request = read_request(scope)
@@ -46,7 +65,7 @@ class HubApplication:
                 return
             if request.method != "POST":
                 raise Refusal(405, "", (("allow", "POST"),), cause="method")
-            answer = self._gate.negotiate(guest, request)
+            answer = self._find_redirect(scope, request) or self._gate.negotiate(guest, request)
         except Refusal as refusal:
             self._core.counters.count_refused(refusal.cause)
             await refuse(send, refusal)

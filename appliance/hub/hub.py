@@ -68,7 +68,8 @@ class _Parcel(NamedTuple):
 class Hub:
     """The live connections of one process. Everything runs on one event loop; nothing here blocks it.
 
-    `app` is the ASGI application for `/hubs/notifications`. Call `drain` before the server stops.
+    `app` is the ASGI application for `/hubs/notifications`, `own_port_app` the same for a port where nothing else is
+    served; with `redirect_to`, `app` sends clients on to that port. Call `drain` before the server stops.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Hub:
         limits: HubLimits | None = None,
         *,
         randomness: random.Random | None = None,
+        redirect_to: str | None = None,
     ) -> None:
         limits = limits or HubLimits()
         encodings: dict[str, HubEncoding] = {one.name: one for one in (JsonEncoding(), MessagePackEncoding())}
@@ -95,7 +97,9 @@ class Hub:
         # The jitter of Retry-After is no secret.
         jitter = randomness or random.Random()  # noqa: S311
         gate = Gate(self._core, self._negotiations, (WEBSOCKETS,), jitter)
-        self.app: AsgiApplication = HubApplication(self._core, gate)
+        application = HubApplication(self._core, gate, redirect_to=redirect_to)
+        self.app: AsgiApplication = application
+        self.own_port_app: AsgiApplication = application.serve_own_port
 
     def offer(self, notification: EncodedNotification, device_ids: Sequence[UUID]) -> Mapping[UUID, Offered]:
         """Send to those of the devices that have a session; only these are in the answer.

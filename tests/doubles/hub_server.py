@@ -56,7 +56,7 @@ class HubServer:
     async def start(self) -> None:
         """Serve on the reserved port."""
         if self.listener == "lean":
-            self.lean = LeanListener(self.hub.app, _bind_beside(self.port), limits=self._lean_limits)
+            self.lean = LeanListener(self.hub.own_port_app, _bind_beside(self.port), limits=self._lean_limits)
             await self.lean.start()
             return
         self._server = Server(
