@@ -17,15 +17,14 @@ from appliance.hub import calls, endings
 from appliance.hub.core import HubCore
 from appliance.hub.encoding import Frame
 from appliance.hub.endings import Ending
+from appliance.hub.handshake import AwaitingHandshake, HandshakeRefused
 from appliance.hub.messages import Dialect, EncodedNotification
 from appliance.hub.negotiate import TransportOffer
 from appliance.hub.outbox import Outbox, WriteFuture
 from appliance.hub.protocol import (
-    AwaitingHandshake,
     ClientTimedOut,
     CloseReceived,
     CompletionReceived,
-    HandshakeRefused,
     InvocationReceived,
     LiveEvent,
     LiveProtocol,

@@ -10,14 +10,14 @@ connection is one of two different things, and they are different types here:
            |                                     |
            +--HandshakeRefused--> (end)          +--CloseReceived | ProtocolViolation | ClientTimedOut--> (end)
 
-`AwaitingHandshake` cannot read a message, `LiveProtocol` cannot read a handshake. Bytes that follow the handshake in
-the same chunk belong to `LiveProtocol`, which is handed over holding them.
+`AwaitingHandshake` (in `hub.handshake`) cannot read a message, `LiveProtocol` cannot read a handshake. Bytes that
+follow the handshake in the same chunk belong to `LiveProtocol`, which is handed over holding them.
 
 Both are fed what arrived (`receive`) together with the time, and give back events. They write nothing: the owner
 encodes with the agreed `HubEncoding` and calls `LiveProtocol.note_sent`. They own no timer: the owner asks
 `next_deadline` and calls `pass_time` when that moment has come.
 
-What each message means to a server that offers no streams and no stateful reconnect:
+What each message means to a server that offers no streams:
 
     type                          event                  effect
     1 Invocation                  InvocationReceived     the owner answers, if an id was given
@@ -25,43 +25,45 @@ What each message means to a server that offers no streams and no stateful recon
     3 Completion                  CompletionReceived     the owner knows which ids it gave out
     6 Ping                        -                      the first one switches the client timeout on
     7 Close                       CloseReceived          end
-    2, 5, 8, 9 and unknown types  -                      skipped
+    8 Ack                         AckReceived            skipped without stateful reconnect
+    9 Sequence                    -                      skipped without stateful reconnect
+    2, 5 and unknown types        -                      skipped
     anything else                 ProtocolViolation      end
 
 Every message, skipped or not, restarts the client timeout. Clients that never ping are never timed out, because they
 never promised to speak.
+
+Stateful reconnect (see `hub.resume`) is agreed when it was granted and the handshake said version 2. `LiveProtocol`
+then counts what comes, drops what came before, and asks in time for an Ack; `begin_socket` tells it of another socket,
+on which it reads nothing but a goodbye until the client's Sequence. A client that owes one has to be quick about it: it
+is timed out whether it pings or not.
 
 After an end event the state is ENDED and further input is ignored: a peer that has failed once is not read again.
 
 Sources: dotnet/aspnetcore `HubProtocol.md`; ASP.NET Core `HubConnectionContext`, for timeouts and texts.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
-
-import msgspec
 
 from appliance.hub.encoding import (
     Ack,
     Close,
     Completion,
-    Frame,
     HubEncoding,
     Invocation,
     Irrelevant,
     MalformedRecord,
     Ping,
     Record,
-    RecordTooLarge,
-    SeparatorSplitter,
     Sequence,
 )
+from appliance.hub.resume import Received
 
-HANDSHAKE_CANCELED: Final = "Handshake was canceled."
-HANDSHAKE_FAILED: Final = "An unexpected error occurred during connection handshake."
-NEWEST_VERSION: Final = 2
+# StreamItem and CancelInvocation: of no use to this server, but they are numbered like the others.
+_TRACKABLE_TYPES: Final = (2, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +74,9 @@ class ProtocolTimes:
     keep_alive_s: float = 14.5
     """A little less than the 15 s that clients may count on: it has to arrive within them."""
     client_timeout_s: float = 30.0
+    acknowledge_after_s: float = 0.9
+    """From the first message that is not acknowledged to its Ack; a client may send nothing more until it has one."""
     message_bytes: int = 32_768
-
-
-@dataclass(frozen=True, slots=True)
-class HandshakeAccepted:
-    """Send `answer`; from now on the connection is `live`."""
-
-    answer: Frame
-    live: "LiveProtocol"
-
-
-@dataclass(frozen=True, slots=True)
-class HandshakeRefused:
-    """Send `answer`, then end the transport."""
-
-    answer: Frame
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +98,13 @@ class CompletionReceived:
 
 
 @dataclass(frozen=True, slots=True)
+class AckReceived:
+    """The client has taken every numbered message up to this one."""
+
+    sequence_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class CloseReceived:
     """The client says goodbye; answer with a Close of your own and end the transport."""
 
@@ -127,13 +122,19 @@ class PingDue:
 
 
 @dataclass(frozen=True, slots=True)
+class AckDue:
+    """Tell the client that every numbered message of its up to this one was taken."""
+
+    sequence_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClientTimedOut:
     """A client that pings was silent for too long."""
 
 
-HandshakeEvent = HandshakeAccepted | HandshakeRefused
-LiveEvent = InvocationReceived | CompletionReceived | CloseReceived | ProtocolViolation
-TimeEvent = PingDue | ClientTimedOut
+LiveEvent = InvocationReceived | CompletionReceived | AckReceived | CloseReceived | ProtocolViolation
+TimeEvent = PingDue | AckDue | ClientTimedOut
 
 
 class _State(Enum):
@@ -144,92 +145,34 @@ class _State(Enum):
 _ENDING_EVENTS: Final = (CloseReceived, ProtocolViolation, ClientTimedOut)
 
 
-class _Handshake(msgspec.Struct):
-    protocol: str
-    version: int
-
-
-_handshake_decoder: Final = msgspec.json.Decoder(_Handshake)
-
-
-class AwaitingHandshake:
-    """A connection whose client has not said yet which protocol it speaks."""
-
-    def __init__(
-        self,
-        encodings: Mapping[str, HubEncoding],
-        times: ProtocolTimes,
-        now: float,
-        *,
-        transfer_formats: Collection[str] = ("Text", "Binary"),
-    ) -> None:
-        """`transfer_formats` are those that the transport can carry."""
-        self._transfer_formats = transfer_formats
-        self._encodings = encodings
-        self._times = times
-        self._splitter = SeparatorSplitter(times.message_bytes)
-        self._deadline = now + times.handshake_timeout_s
-        self._state = _State.OPEN
-
-    @property
-    def next_deadline(self) -> float:
-        """The moment (monotonic seconds) at which the handshake is given up."""
-        return self._deadline
-
-    def receive(self, data: str | bytes, now: float) -> HandshakeEvent | None:
-        """Take what arrived; None means that the handshake is not whole yet."""
-        if self._state is _State.ENDED:
-            return None
-        chunk = data.encode() if isinstance(data, str) else data
-        before, separator, after = chunk.partition(b"\x1e")
-        try:
-            record = next(self._splitter.feed(before + separator), None)
-        except RecordTooLarge:
-            return self._refuse(HANDSHAKE_CANCELED)
-        if record is None:
-            return None
-        return self._answer(record, after, now)
-
-    def pass_time(self, now: float) -> HandshakeRefused | None:
-        """Give up when the deadline has come."""
-        if self._state is _State.ENDED or now < self._deadline:
-            return None
-        return self._refuse(HANDSHAKE_CANCELED)
-
-    def _answer(self, record: bytes, after: bytes, now: float) -> HandshakeEvent:
-        try:
-            handshake = _handshake_decoder.decode(record)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return self._refuse(HANDSHAKE_FAILED)
-        encoding = self._encodings.get(handshake.protocol)
-        if encoding is None:
-            return self._refuse(f"The protocol '{handshake.protocol}' is not supported.")
-        if encoding.transfer_format not in self._transfer_formats:
-            return self._refuse(
-                f"Cannot use the '{encoding.name}' protocol on the current transport. "
-                f"The transport does not support '{encoding.transfer_format}' transfer format."
-            )
-        if not 0 <= handshake.version <= NEWEST_VERSION:
-            return self._refuse(
-                f"The server does not support version {handshake.version} of the '{encoding.name}' protocol."
-            )
-        self._state = _State.ENDED
-        answer = Frame("{}\x1e", 3) if encoding.transfer_format == "Text" else Frame(b"{}\x1e", 3)
-        return HandshakeAccepted(answer, LiveProtocol(encoding, self._times, now, already_received=after))
-
-    def _refuse(self, error: str) -> HandshakeRefused:
-        self._state = _State.ENDED
-        encoded = msgspec.json.encode({"error": error}) + b"\x1e"
-        return HandshakeRefused(Frame(encoded.decode(), len(encoded)), error)
-
-
 class LiveProtocol:
     """A connection after its handshake."""
 
+    __slots__ = (
+        "_acknowledge_at",
+        "_already_received",
+        "_is_watching_client",
+        "_last_received",
+        "_last_sent",
+        "_received",
+        "_splitter",
+        "_state",
+        "_times",
+        "encoding",
+    )
+
     def __init__(
-        self, encoding: HubEncoding, times: ProtocolTimes, now: float, *, already_received: bytes = b""
+        self,
+        encoding: HubEncoding,
+        times: ProtocolTimes,
+        now: float,
+        *,
+        already_received: bytes = b"",
+        is_stateful: bool = False,
     ) -> None:
         self.encoding = encoding
+        self._received = Received() if is_stateful else None
+        self._acknowledge_at: float | None = None
         self._times = times
         self._splitter = encoding.make_splitter(times.message_bytes)
         self._already_received = already_received
@@ -244,12 +187,23 @@ class LiveProtocol:
         return self._state is _State.ENDED
 
     @property
+    def is_stateful(self) -> bool:
+        """Whether another socket may carry the connection on."""
+        return self._received is not None
+
+    @property
     def next_deadline(self) -> float:
         """The next moment (monotonic seconds) at which `pass_time` may have something to say."""
-        ping_at = self._last_sent + self._times.keep_alive_s
-        if not self._is_watching_client:
-            return ping_at
-        return min(ping_at, self._last_received + self._times.client_timeout_s)
+        due_at = self._last_sent + self._times.keep_alive_s
+        if self._acknowledge_at is not None:
+            due_at = min(due_at, self._acknowledge_at)
+        if self._is_client_to_speak:
+            due_at = min(due_at, self._last_received + self._times.client_timeout_s)
+        return due_at
+
+    @property
+    def _is_client_to_speak(self) -> bool:
+        return self._is_watching_client or (self._received is not None and self._received.is_waiting)
 
     def receive(self, data: str | bytes, now: float) -> Iterator[LiveEvent]:
         """Take what arrived and give the events in order, lazily: stop iterating and the rest is not read."""
@@ -261,8 +215,7 @@ class LiveProtocol:
             return
         try:
             for raw in self._splitter.feed(chunk):
-                self._last_received = now
-                event = self._read(self.encoding.decode(raw))
+                event = self._read(self.encoding.decode(raw), now)
                 if event is None:
                     continue
                 if isinstance(event, _ENDING_EVENTS):
@@ -274,6 +227,14 @@ class LiveProtocol:
             self._state = _State.ENDED
             yield ProtocolViolation(str(malformed))
 
+    def begin_socket(self, now: float) -> None:
+        """Another socket carries the connection on; what the one before brought in part is forgotten."""
+        if self._received is not None:
+            self._received.begin_socket()
+        self._splitter = self.encoding.make_splitter(self._times.message_bytes)
+        self._acknowledge_at = None
+        self._last_received = now
+
     def note_sent(self, now: float) -> None:
         """Remember that something was sent, so that no ping is due for a while."""
         self._last_sent = now
@@ -283,17 +244,29 @@ class LiveProtocol:
         self._last_received = now
 
     def pass_time(self, now: float) -> TimeEvent | None:
-        """Say what is due at `now`; a client timeout goes before a ping."""
+        """Say what is due at `now`: a client timeout goes before an acknowledgement, that before a ping."""
         if self._state is _State.ENDED:
             return None
-        if self._is_watching_client and now - self._last_received >= self._times.client_timeout_s:
+        if self._is_client_to_speak and now - self._last_received >= self._times.client_timeout_s:
             self._state = _State.ENDED
             return ClientTimedOut()
+        if self._received is not None and self._acknowledge_at is not None and now >= self._acknowledge_at:
+            self._acknowledge_at = None
+            return AckDue(self._received.latest_id)
         if now - self._last_sent >= self._times.keep_alive_s:
             return PingDue()
         return None
 
-    def _read(self, record: Record) -> LiveEvent | None:
+    def _read(self, record: Record, now: float) -> LiveEvent | None:
+        received = self._received
+        if received is not None:
+            if isinstance(record, Sequence):
+                return self._begin_at(record, received, now)
+            if received.is_waiting and not isinstance(record, Close):
+                return None
+            if _is_trackable(record) and not self._count(received, now):
+                return None
+        self._last_received = now
         match record:
             case Invocation(target, arguments, invocation_id, is_stream):
                 return InvocationReceived(target, tuple(arguments), invocation_id, is_stream)
@@ -304,5 +277,32 @@ class LiveProtocol:
                 return None
             case Close():
                 return CloseReceived()
-            case Ack() | Sequence() | Irrelevant():
+            case Ack(sequence_id):
+                return AckReceived(sequence_id) if received is not None else None
+            case Sequence() | Irrelevant():
                 return None
+
+    def _begin_at(self, sequence: Sequence, received: Received, now: float) -> ProtocolViolation | None:
+        if not received.begin_at(sequence.sequence_id):
+            return ProtocolViolation("a sequence id is ahead of what was received")
+        self._last_received = now
+        # The last Ack may have been lost with the socket before. Not at once: official clients that are acknowledged
+        # while they repeat what they sent lose their place in it.
+        self._plan_acknowledgement(now)
+        return None
+
+    def _count(self, received: Received, now: float) -> bool:
+        """Count a trackable message; False for one that came before."""
+        self._last_received = now
+        self._plan_acknowledgement(now)
+        return received.count()
+
+    def _plan_acknowledgement(self, now: float) -> None:
+        if self._acknowledge_at is None:
+            self._acknowledge_at = now + self._times.acknowledge_after_s
+
+
+def _is_trackable(record: Record) -> bool:
+    return isinstance(record, Invocation | Completion) or (
+        isinstance(record, Irrelevant) and record.type in _TRACKABLE_TYPES
+    )

@@ -6,15 +6,17 @@ import pytest
 
 from appliance.hub.encoding import Frame
 from appliance.hub.encoding_json import JsonEncoding
-from appliance.hub.protocol import (
+from appliance.hub.handshake import (
     HANDSHAKE_CANCELED,
     HANDSHAKE_FAILED,
     AwaitingHandshake,
+    HandshakeAccepted,
+    HandshakeRefused,
+)
+from appliance.hub.protocol import (
     ClientTimedOut,
     CloseReceived,
     CompletionReceived,
-    HandshakeAccepted,
-    HandshakeRefused,
     InvocationReceived,
     LiveProtocol,
     PingDue,

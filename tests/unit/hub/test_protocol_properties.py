@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from appliance.hub.encoding import HubEncoding, Invocation, MalformedRecord, SeparatorSplitter
 from appliance.hub.encoding_json import JsonEncoding
 from appliance.hub.encoding_messagepack import LengthSplitter, MessagePackEncoding
-from appliance.hub.protocol import AwaitingHandshake, LiveEvent, LiveProtocol, ProtocolTimes, ProtocolViolation
+from appliance.hub.handshake import AwaitingHandshake
+from appliance.hub.protocol import LiveEvent, LiveProtocol, ProtocolTimes, ProtocolViolation
 
 TIMES = ProtocolTimes(message_bytes=200)
 JSON = JsonEncoding()
