@@ -157,6 +157,8 @@ def _make_tls(cert: Path, key: Path) -> ssl.SSLContext:
 def _set_options(listening: socket.socket, limits: LeanLimits) -> None:
     """Set once, on the socket that listens, what every connection inherits from it (Linux: tcp(7), socket(7))."""
     listening.setblocking(False)
+    # Connections inherit it, and those that outlive this process do not keep the next one off the port.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _PROBE_AFTER_S)

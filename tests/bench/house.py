@@ -1,7 +1,9 @@
 """The real program on one of its hub listeners, with as many users as are wanted, and a token for each of them."""
 
 import asyncio
+import contextlib
 import json
+import random
 import secrets
 import shutil
 import socket
@@ -47,7 +49,7 @@ class House:
         if listener != GRANIAN:
             self._own_port = find_free_port()
             environment |= {"HUB_LISTENER": listener, "HUB_PORT": str(self._own_port)}
-        self.appliance = RunningAppliance(folder, environment)
+        self.appliance = RunningAppliance(folder, environment, port=find_free_port())
 
     @property
     def port(self) -> int:
@@ -128,8 +130,12 @@ async def _add_user(identity: Identity, app: TestApp) -> dict[str, str]:
 
 
 def find_free_port() -> int:
-    """Give a port that is free now, for a program that must have the same one after a restart."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Give a port for a program that must have the same one after a restart.
+
+    Below those that the system gives to outgoing connections: while the program is down, none of these may take it.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("of a hundred ports none was free")

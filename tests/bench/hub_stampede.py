@@ -68,11 +68,15 @@ class Publisher:
 
     def stop(self) -> None:
         """Send nothing more. Raises what the publishing failed with."""
+        self.abandon()
+        if self._failure is not None:
+            raise self._failure
+
+    def abandon(self) -> None:
+        """End in any case, for instance because something else has failed."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(60)
-        if self._failure is not None:
-            raise self._failure
 
     def _run(self) -> None:
         try:
@@ -156,7 +160,7 @@ def _measure_listener(setting: HubSetting, listener: str, report: Report) -> Non
         count = setting.connections
         report.rate(f"{listener}: first connect and Hello", count, [count / found["took_s"]])
         publisher = Publisher(setting.people, house.port)
-        stack.callback(publisher.stop)
+        stack.callback(publisher.abandon)
         publisher.start()
         for way, name in WAYS.items():
             _tell(report, listener, name, count, _stampede(house, phones, publisher, way))
