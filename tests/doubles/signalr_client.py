@@ -1,9 +1,13 @@
-"""The official SignalR client of `tests/signalr`, run in Node and driven over its standard input and output."""
+"""The SignalR clients of `tests/signalr`, each a process of its own, driven over its standard input and output.
+
+`client.mjs` is the official one, in Node; the others are Python's, and know fewer orders.
+"""
 
 import asyncio
 import json
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -77,14 +81,27 @@ class SignalRClient:
 
 @asynccontextmanager
 async def run_signalr_client(url: str, token: str, **settings: object) -> AsyncIterator[SignalRClient]:
-    """Start a client, which connects at once; its first event is `started` or `failed`."""
+    """Start the official client, which connects at once; its first event is `started` or `failed`."""
     node = os.environ.get("CARILLON_NODE") or shutil.which("node")
     assert node is not None, "Node is missing; tests/run installs it"
     assert (FOLDER / "node_modules").exists(), "The client is not installed; tests/run installs it"
+    async with _run(node, "client.mjs", {"url": url, "token": token} | settings) as client:
+        yield client
+
+
+@asynccontextmanager
+async def run_python_client(name: str, url: str, token: str, **settings: object) -> AsyncIterator[SignalRClient]:
+    """Start `pysignalr` or `signalrcore` in the same way."""
+    async with _run(sys.executable, f"{name}_client.py", {"url": url, "token": token} | settings) as client:
+        yield client
+
+
+@asynccontextmanager
+async def _run(program: str, script: str, settings: dict[str, object]) -> AsyncIterator[SignalRClient]:
     process = await asyncio.create_subprocess_exec(
-        node,
-        str(FOLDER / "client.mjs"),
-        json.dumps({"url": url, "token": token} | settings),
+        program,
+        str(FOLDER / script),
+        json.dumps(settings),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=1 << 20,
