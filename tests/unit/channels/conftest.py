@@ -1,0 +1,35 @@
+"""What tests of the HTTP/2 sender share: an authority, TLS settings that trust it, and a closer of senders."""
+
+import ssl
+
+import pytest
+
+from appliance.channels.http2_messages import Http2Limits
+from appliance.channels.http2_sender import Http2Sender
+from tests.doubles.certificates import Authority
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def trusting(authority):
+    """Make TLS settings of a client that trusts the test authority."""
+    return lambda: authority.trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+
+
+@pytest.fixture
+async def make_sender(trusting):
+    """Make senders to a loopback server; each is closed at the end, whatever it still holds."""
+    senders = []
+
+    def make(port, *, host="localhost", scheme="https", tls=None, **limits):
+        sender = Http2Sender(f"{scheme}://{host}:{port}", tls or trusting(), limits=Http2Limits(**limits))
+        senders.append(sender)
+        return sender
+
+    yield make
+    for sender in senders:
+        await sender.close(0)
