@@ -211,7 +211,10 @@ def _hub_limits(settings: Settings) -> HubLimits:
     return HubLimits(
         connections=settings.hub_max_connections,
         connections_per_user=settings.hub_max_connections_per_user,
+        connections_per_address=settings.hub_max_connections_per_address,
+        handshakes_pending_per_address=max(1_000, settings.hub_max_connections_per_address // 2),
         negotiations_pending_per_user=settings.hub_max_connections_per_user,
+        negotiations_pending_per_address=settings.hub_max_connections_per_address * 2,
     )
 
 

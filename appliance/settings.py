@@ -66,6 +66,8 @@ class Settings:
     """Most hub connections at once; one more gets 503 with Retry-After."""
     hub_max_connections_per_user: int = 2_000
     """Most hub connections of one user."""
+    hub_max_connections_per_address: int = 2_000
+    """Most hub connections from one network address (an IPv6 /64), for instance an office behind one router."""
     hub_listener: str = "granian"
     """granian: hub clients are served on PORT only. lean: on HUB_PORT too, at a small part of the memory each."""
     hub_port: int | None = None
@@ -105,6 +107,7 @@ _LIMITS = {
     "retention_days": (1, 3_650),
     "hub_max_connections": (1, 1_000_000),
     "hub_max_connections_per_user": (1, 1_000_000),
+    "hub_max_connections_per_address": (1, 1_000_000),
     "hub_port": (0, 65_535),
     "http_backlog": (64, 65_535),
     "http_max_connections": (64, 1_000_000),

@@ -20,6 +20,7 @@ from appliance.hub.endings import Ending
 from appliance.hub.handshake import AwaitingHandshake, HandshakeRefused
 from appliance.hub.messages import Dialect, EncodedNotification
 from appliance.hub.negotiate import TransportOffer
+from appliance.hub.origin import NOWHERE, Origin
 from appliance.hub.outbox import Outbox, WriteFuture
 from appliance.hub.protocol import (
     ClientTimedOut,
@@ -29,6 +30,7 @@ from appliance.hub.protocol import (
     LiveEvent,
     LiveProtocol,
     PingDue,
+    ProtocolTimes,
     ProtocolViolation,
 )
 from appliance.hub.replay import HISTORY_PASSED
@@ -68,13 +70,24 @@ class Connection:
     """
 
     def __init__(
-        self, core: HubCore, principal: Principal, user_id: UUID, pipe: Pipe, transport: TransportOffer
+        self,
+        core: HubCore,
+        principal: Principal,
+        user_id: UUID,
+        pipe: Pipe,
+        transport: TransportOffer,
+        origin: Origin = NOWHERE,
+        *,
+        times: ProtocolTimes | None = None,
     ) -> None:
+        """`times` are the transport's own; None for those of the limits."""
         self.wake_at: float | None = None
         self.ending: Ending | None = None
         self.core = core
         self.principal = principal
         self.user_id = user_id
+        self.origin = origin
+        self.opened_at = core.clock.monotonic()
         self.transport = transport
         self.session: Session | None = None
         self.acknowledging = calls.Slots(core.limits.acknowledgements_in_flight)
@@ -82,14 +95,17 @@ class Connection:
         self._pipe = pipe
         self._outbox = Outbox(pipe.start_write, core.clock, core.limits.outbox_bytes, self._watch_write)
         self._handshake: AwaitingHandshake | None = AwaitingHandshake(
-            core.encodings, core.limits.protocol, core.clock.monotonic(), transfer_formats=transport.transfer_formats
+            core.encodings,
+            times or core.limits.protocol,
+            core.clock.monotonic(),
+            transfer_formats=transport.transfer_formats,
         )
         self._live: LiveProtocol | None = None
         self._is_reading = False
         self._replaying: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        core.presence.add(self, user_id, principal.token_id)
-        core.handshakes_pending += 1
+        core.presence.add(self, user_id, principal.token_id, origin.site)
+        core.begin_handshake(origin.site)
         core.deadlines.wake(self, self._handshake.next_deadline)
 
     # What the hub asks.
@@ -299,7 +315,7 @@ class Connection:
             self.end(endings.HANDSHAKE_REFUSED)
             return
         self._handshake = None
-        self.core.handshakes_pending -= 1
+        self.core.end_handshake(self.origin.site)
         self._live = outcome.live
         self.go_plain()
         self._schedule()
@@ -341,11 +357,11 @@ class Connection:
     def _leave(self, ending: Ending) -> None:
         core = self.core
         core.deadlines.forget(self)
-        core.presence.remove(self, self.user_id, self.principal.token_id)
+        core.presence.remove(self, self.user_id, self.principal.token_id, self.origin.site)
         core.counters.count_ended(ending.reason)
         if self._handshake is not None:
             self._handshake = None
-            core.handshakes_pending -= 1
+            core.end_handshake(self.origin.site)
         if self._replaying is not None:
             self._replaying.cancel()
         if self.session is not None:

@@ -11,7 +11,7 @@ from appliance.hub.deadlines import Deadlines
 from appliance.hub.encoding import HubEncoding
 from appliance.hub.limits import HubLimits
 from appliance.hub.notices import Notices
-from appliance.hub.presence import Presence
+from appliance.hub.presence import Presence, count_down, count_up
 
 if TYPE_CHECKING:
     from appliance.hub.connection import Connection
@@ -49,9 +49,20 @@ class HubCore:
     notices: Notices
     counters: HubCounters = field(default_factory=HubCounters)
     handshakes_pending: int = 0
+    handshakes_at_site: dict[str, int] = field(default_factory=dict)
     is_draining: bool = False
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
     """Whoever serves a connection or sees to its end. `Hub.drain` waits for all of them."""
+
+    def begin_handshake(self, site: str) -> None:
+        """Count a connection that has not shaken hands yet; `end_handshake` follows, once."""
+        self.handshakes_pending += 1
+        count_up(self.handshakes_at_site, site)
+
+    def end_handshake(self, site: str) -> None:
+        """The handshake is over, well or not."""
+        self.handshakes_pending -= 1
+        count_down(self.handshakes_at_site, site)
 
     def run(self, work: Coroutine[object, object, object]) -> None:
         """Run what must outlive the request that began it, such as the end of a connection that nobody reads."""

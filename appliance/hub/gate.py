@@ -21,12 +21,27 @@ from appliance.hub.negotiate import (
     choose_version,
     make_answer,
 )
+from appliance.hub.origin import NOWHERE, Origin, make_origin
 from appliance.hub.refusals import ID_IN_USE, NO_ID, OTHER_TRANSPORT, UNKNOWN_ID, Refusal
 from appliance.hub.requests import HubRequest
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_CREDENTIAL_CHARS: Final = 16_384
+_TELL_EVERY_S: Final = 60.0
+_WHY_BUSY: Final = {
+    "draining": "The server is restarting.",
+    "connections": "The server has as many connections as it takes.",
+    "connections_per_user": "This user has as many connections as one may have.",
+    "connections_per_address": "This network address has as many connections as one may have.",
+    "handshakes_pending": "Too many clients are connecting at this moment.",
+    "handshakes_pending_per_address": "Too many clients of this network address are connecting at this moment.",
+    "negotiations_pending": "Too many clients are connecting at this moment.",
+    "negotiations_pending_per_user": "Too many clients of this user are connecting at this moment.",
+    "negotiations_pending_per_address": "Too many clients of this network address are connecting at this moment.",
+    "authentication_too_slow": "The access token could not be checked in time.",
+    "authentication_unavailable": "The access token cannot be checked at this moment.",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +50,11 @@ class Guest:
 
     principal: Principal
     user_id: UUID
-    address: str = ""
-    user_agent: str = ""
+    origin: Origin = NOWHERE
+
+    @property
+    def address(self) -> str:
+        return self.origin.address
 
 
 class Gate:
@@ -53,6 +71,7 @@ class Gate:
         self._negotiations = negotiations
         self._offers = tuple(offers)
         self._randomness = randomness
+        self._told_at: float | None = None
 
     async def authenticate(self, request: HubRequest) -> Guest:
         """Find who asks; one good credential among those given is enough. 401 without one, 403 for an app's."""
@@ -62,24 +81,24 @@ class Gate:
                 continue
             if principal.kind is not PrincipalKind.USER or principal.user_id is None:
                 raise Refusal(403, "The hub is for users; this token is an app's.", cause="not_a_user")
-            return Guest(principal, principal.user_id, request.address, request.user_agent)
+            return Guest(principal, principal.user_id, make_origin(request.address, request.user_agent))
         challenge = 'Bearer error="invalid_token"' if request.credentials else "Bearer"
         raise Refusal(401, "", (("www-authenticate", challenge),), cause="unauthenticated")
 
     def negotiate(self, guest: Guest, request: HubRequest) -> dict[str, object]:
         """Give out an id and say which transports may open it; an unusable version is answered, not refused."""
         self._check_open_for(guest)
-        limits = self._core.limits
-        if self._negotiations.count_pending() >= limits.negotiations_pending:
-            raise self._busy("negotiations_pending")
-        if self._negotiations.count_pending_of(guest.user_id) >= limits.negotiations_pending_per_user:
-            raise self._busy("negotiations_pending_per_user")
+        self._check_negotiations_of(guest)
         try:
             version = choose_version(request.query.get("negotiateversion"))
         except VersionRefused as refused:
             return {"error": refused.text}
         negotiation = self._negotiations.begin(
-            guest.user_id, guest.principal.token_id, version, app_id=guest.principal.app_id
+            guest.user_id,
+            guest.principal.token_id,
+            version,
+            app_id=guest.principal.app_id,
+            site=guest.origin.site,
         )
         return make_answer(negotiation, version, self._offers)
 
@@ -100,8 +119,7 @@ class Gate:
         400, 403, 404 and 409 for the id, 503 over a cap or while the hub drains. What it gives back must be finished.
         """
         self._check_open_for(guest)
-        if self._core.handshakes_pending >= self._core.limits.handshakes_pending:
-            raise self._busy("handshakes_pending")
+        self._check_handshakes_of(guest)
         if not token:
             return None
         negotiation = self.find(guest, token)
@@ -139,9 +157,39 @@ class Gate:
             raise self._busy("connections")
         if core.presence.count_user(guest.user_id) >= core.limits.connections_per_user:
             raise self._busy("connections_per_user")
+        if core.presence.count_site(guest.origin.site) >= core.limits.connections_per_address:
+            self._tell_of_full_site(guest.origin)
+            raise self._busy("connections_per_address")
+
+    def _check_handshakes_of(self, guest: Guest) -> None:
+        core = self._core
+        if core.handshakes_pending >= core.limits.handshakes_pending:
+            raise self._busy("handshakes_pending")
+        if core.handshakes_at_site.get(guest.origin.site, 0) >= core.limits.handshakes_pending_per_address:
+            raise self._busy("handshakes_pending_per_address")
+
+    def _check_negotiations_of(self, guest: Guest) -> None:
+        negotiations, limits = self._negotiations, self._core.limits
+        if negotiations.count_pending() >= limits.negotiations_pending:
+            raise self._busy("negotiations_pending")
+        if negotiations.count_pending_of(guest.user_id) >= limits.negotiations_pending_per_user:
+            raise self._busy("negotiations_pending_per_user")
+        if negotiations.count_pending_at(guest.origin.site) >= limits.negotiations_pending_per_address:
+            raise self._busy("negotiations_pending_per_address")
+
+    def _tell_of_full_site(self, origin: Origin) -> None:
+        """Warn, at most once a minute: a reverse proxy that is not trusted makes all clients look like one machine."""
+        now = self._core.clock.monotonic()
+        if self._told_at is None or now - self._told_at >= _TELL_EVERY_S:
+            self._told_at = now
+            logger.warning(
+                "hub_address_full",
+                extra={"address": origin.address, "hint": "If this is a reverse proxy, name it in TRUSTED_PROXIES."},
+            )
 
     def _busy(self, cause: str) -> Refusal:
         """Refuse for now. The spread of Retry-After keeps a crowd from coming back in the same second."""
         limits = self._core.limits
         retry_after_s = self._randomness.randint(limits.retry_after_least_s, limits.retry_after_most_s)
-        return Refusal(503, "Try again shortly", (("retry-after", str(retry_after_s)),), cause=cause)
+        text = f"{_WHY_BUSY.get(cause, 'The server is busy.')} Try again in {retry_after_s} s."
+        return Refusal(503, text, (("retry-after", str(retry_after_s)),), cause=cause)

@@ -15,12 +15,18 @@ class HubLimits:
     """Open connections in all. Beyond it: 503 with a jittered Retry-After."""
     connections_per_user: int = 2_000
     """Open connections of one user. Beyond it: 503."""
+    connections_per_address: int = 2_000
+    """Open connections from one network address (`Origin.site`). Beyond it: 503."""
     handshakes_pending: int = 2_000
     """Connections that have not finished their handshake. Beyond it: 503."""
+    handshakes_pending_per_address: int = 1_000
+    """Those of one network address. Beyond it: 503."""
     negotiations_pending: int = 10_000
     """Ids given out and not opened yet. Beyond it: 503."""
     negotiations_pending_per_user: int = 2_000
     """Ids given out to one user and not opened yet. Beyond it: 503."""
+    negotiations_pending_per_address: int = 4_000
+    """Ids given out to one network address and not opened yet. Beyond it: 503."""
     negotiation_lifetime_s: float = 15.0
     """An id that was not opened for so long is forgotten (404)."""
 

@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from appliance.domain.clock import Clock
+from appliance.hub.presence import count_down, count_up
 
 NEWEST_VERSION: Final = 1
 # What a .NET server takes for an integer: ASCII digits that fit into 32 bits.
@@ -56,6 +57,7 @@ class Negotiation(Generic[C]):
     credential_id: str
     app_id: UUID | None
     expires_at: float
+    site: str = ""
     state: NegotiationState = NegotiationState.PENDING
     transport: TransportOffer | None = None
     connection: C | None = None
@@ -78,6 +80,7 @@ class Negotiations(Generic[C]):
         self._lifetime_s = lifetime_s
         self._pending: dict[str, Negotiation[C]] = {}
         self._pending_of_user: dict[UUID, int] = {}
+        self._pending_at_site: dict[str, int] = {}
         self._open: dict[str, Negotiation[C]] = {}
 
     def count_pending(self) -> int:
@@ -88,6 +91,11 @@ class Negotiations(Generic[C]):
         self._forget_expired()
         return self._pending_of_user.get(user_id, 0)
 
+    def count_pending_at(self, site: str) -> int:
+        """Count those of one network address (`Origin.site`)."""
+        self._forget_expired()
+        return self._pending_at_site.get(site, 0)
+
     def begin(
         self,
         user_id: UUID,
@@ -95,6 +103,7 @@ class Negotiations(Generic[C]):
         version: int,
         *,
         app_id: UUID | None = None,
+        site: str = "",
         is_stateful: bool = False,
     ) -> Negotiation[C]:
         """Give out an id. In version 0 the public connection id and the secret token are one and the same.
@@ -111,10 +120,12 @@ class Negotiations(Generic[C]):
             credential_id,
             app_id,
             self._clock.monotonic() + self._lifetime_s,
+            site,
             is_stateful=is_stateful,
         )
         self._pending[token] = negotiation
         self._pending_of_user[user_id] = self._pending_of_user.get(user_id, 0) + 1
+        count_up(self._pending_at_site, site)
         return negotiation
 
     def find(self, token: str) -> Negotiation[C] | None:
@@ -160,6 +171,7 @@ class Negotiations(Generic[C]):
         negotiation = self._pending.pop(token, None)
         if negotiation is None:
             return
+        count_down(self._pending_at_site, negotiation.site)
         left = self._pending_of_user[negotiation.user_id] - 1
         if left:
             self._pending_of_user[negotiation.user_id] = left

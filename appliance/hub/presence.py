@@ -18,6 +18,7 @@ class Presence(Generic[C]):
         self._plain_by_user: dict[UUID, dict[C, None]] = {}
         self._by_token: dict[str, dict[C, None]] = {}
         self._by_device: dict[UUID, C] = {}
+        self._at_site: dict[str, int] = {}
         self._count = 0
         self._plain_count = 0
 
@@ -33,16 +34,18 @@ class Presence(Generic[C]):
     def devices(self) -> int:
         return len(self._by_device)
 
-    def add(self, connection: C, user_id: UUID, token_id: str) -> None:
-        """Note a connection that was let in; it is offered nothing yet."""
+    def add(self, connection: C, user_id: UUID, token_id: str, site: str = "") -> None:
+        """Note a connection that was let in; it is offered nothing yet. An empty `site` is not counted."""
         self._by_user.setdefault(user_id, {})[connection] = None
         self._by_token.setdefault(token_id, {})[connection] = None
         self._count += 1
+        count_up(self._at_site, site)
 
-    def remove(self, connection: C, user_id: UUID, token_id: str) -> None:
+    def remove(self, connection: C, user_id: UUID, token_id: str, site: str = "") -> None:
         """Forget a connection everywhere but as a device's session."""
         if _discard(self._by_user, user_id, connection):
             self._count -= 1
+            count_down(self._at_site, site)
         _discard(self._by_token, token_id, connection)
         self.remove_plain(connection, user_id)
 
@@ -80,6 +83,10 @@ class Presence(Generic[C]):
     def count_user(self, user_id: UUID) -> int:
         return len(self._by_user.get(user_id, ()))
 
+    def count_site(self, site: str) -> int:
+        """Count the connections from one network address (`Origin.site`)."""
+        return self._at_site.get(site, 0)
+
     def list_plain(self, user_id: UUID) -> list[C]:
         return list(self._plain_by_user.get(user_id, ()))
 
@@ -92,6 +99,21 @@ class Presence(Generic[C]):
     def list_all(self) -> Iterable[C]:
         """Give every connection, as a copy."""
         return [connection for connections in self._by_user.values() for connection in connections]
+
+
+def count_up(counts: dict[str, int], site: str) -> None:
+    """Count one more; an empty name is not counted."""
+    if site:
+        counts[site] = counts.get(site, 0) + 1
+
+
+def count_down(counts: dict[str, int], site: str) -> None:
+    """Count one less; what comes to nothing takes no room."""
+    left = counts.get(site, 0) - 1
+    if left > 0:
+        counts[site] = left
+    else:
+        counts.pop(site, None)
 
 
 K = TypeVar("K")

@@ -60,7 +60,7 @@ async def serve_websocket(
     send: Send,
 ) -> None:
     """Serve a WebSocket that was admitted, from its acceptance to its end."""
-    connection = Connection(core, guest.principal, guest.user_id, WebSocketPipe(send), WEBSOCKETS)
+    connection = Connection(core, guest.principal, guest.user_id, WebSocketPipe(send), WEBSOCKETS, guest.origin)
     if negotiation is not None:
         negotiation.connection = connection
     task = cast("asyncio.Task[object]", asyncio.current_task())
