@@ -20,6 +20,7 @@ from appliance.api.schema_page import schema_router
 from appliance.api.sign_in import sign_in_router
 from appliance.delivery.accept import Acceptor
 from appliance.delivery.engine import DeliveryEngine
+from appliance.delivery.receipts import ReceiptSender
 from appliance.domain.clock import Clock
 from appliance.hub.hub import Hub
 from appliance.security.sealing import Sealer
@@ -39,6 +40,7 @@ class Faces:
     acceptor: Acceptor
     engine: DeliveryEngine
     hub: Hub
+    receipts: ReceiptSender
     pages: Pages
 
 
@@ -51,6 +53,7 @@ def make_litestar(faces: Faces, extra: Sequence[Router | BaseRouteHandler]) -> L
         clock=faces.clock,
         acceptor=faces.acceptor,
         live=faces.hub,
+        receipts=faces.receipts,
         max_batch=faces.settings.push_max_batch_size,
         is_offered=faces.engine.is_offered,
     )

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from litestar import Request
 
 from appliance.api.operations import Parameter
 from appliance.domain.errors import InvalidField
+
+T = TypeVar("T")
 
 MAX_SEQUENCE: Final = 2**53 - 1
 _DIGITS: Final = re.compile(r"[0-9]{1,16}")
@@ -40,6 +42,16 @@ def read_number(request: Request[Any, Any, Any], name: str, *, least: int = 0, m
     if not _DIGITS.fullmatch(text) or not least <= int(text) <= most:
         raise InvalidField(name, f"Give {name} as a whole number from {least} to {most}.")
     return int(text)
+
+
+def read_choice(request: Request[Any, Any, Any], name: str, choices: Mapping[str, T]) -> T | None:
+    """Give what a name from the query stands for, None when it is absent. Raises `InvalidField`."""
+    text = _value(request, name)
+    if text is None:
+        return None
+    if text not in choices:
+        raise InvalidField(name, f"Give {name} as one of: {', '.join(choices)}.")
+    return choices[text]
 
 
 def read_id(request: Request[Any, Any, Any], name: str) -> UUID | None:

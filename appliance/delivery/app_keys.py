@@ -21,10 +21,15 @@ def make_app_keys(sealer: Sealer) -> FreshKeys:
     private = pair.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     point = pair.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
     return FreshKeys(
-        webhook_secret_sealed=sealer.seal_secret(make_webhook_secret(), purpose=_WEBHOOK_PURPOSE),
+        webhook_secret_sealed=make_sealed_webhook_secret(sealer),
         vapid_private_key_sealed=sealer.seal(private, purpose=_VAPID_PURPOSE),
         vapid_public_key=base64.urlsafe_b64encode(point).decode().rstrip("="),
     )
+
+
+def make_sealed_webhook_secret(sealer: Sealer) -> bytes:
+    """Make a webhook secret, as it is stored."""
+    return sealer.seal_secret(make_webhook_secret(), purpose=_WEBHOOK_PURPOSE)
 
 
 def open_webhook_secret(sealer: Sealer, sealed: bytes) -> Secret:

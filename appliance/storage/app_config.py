@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from appliance.domain.errors import NotFound
+from appliance.domain.errors import Conflict, NotFound
 from appliance.domain.quota import quota_day
 from appliance.storage.audit import record
 from appliance.storage.database import Database
@@ -92,6 +92,32 @@ def change_push_config_job(
                 address=address,
             )
         return _config(transaction.fetch_one(_SELECT, _key(app_id, now)))
+
+    return job
+
+
+def rotate_webhook_secret_job(app_id: UUID, sealed: bytes, *, actor: str, address: str, now: datetime) -> Job[None]:
+    """Make the job that replaces an app's webhook secret and keeps the one before. Raises `NotFound`, `Conflict`."""
+
+    def job(transaction: Transaction) -> None:
+        rotated = transaction.execute(
+            "UPDATE app SET webhook_secret_previous_sealed = webhook_secret_sealed, webhook_secret_sealed = ?, "
+            "webhook_secret_rotated_at = ? WHERE id = ? AND webhook_secret_sealed IS NOT NULL",
+            (sealed, now, app_id),
+        )
+        if rotated:
+            record(
+                transaction,
+                at=now,
+                actor=actor,
+                action="webhook_secret_rotated",
+                target=f"app:{app_id}",
+                address=address,
+            )
+            return
+        if transaction.fetch_one("SELECT 1 FROM app WHERE id = ?", (app_id,)) is None:
+            raise _no_such_app()
+        raise Conflict("This app has no webhook secret yet. Enable push for it first.")
 
     return job
 

@@ -15,6 +15,7 @@ from appliance.domain.ladder import DeliveryState, Event, advance, is_settled, m
 from appliance.domain.notification import Content, NotificationState
 from appliance.domain.outcome import OutcomeKind
 from appliance.storage.database import Database
+from appliance.storage.receipts import EXPIRED_TEXT, note_settled
 from appliance.storage.sending import content_of
 from appliance.storage.sql import bytes_of, instant_of, marks, uuid_of
 from appliance.storage.writer import Job, Transaction
@@ -227,12 +228,15 @@ def expire_job(now: datetime, limit: int) -> Job[int]:
 
     def job(transaction: Transaction) -> int:
         expirable = sources(Event.EXPIRE)[:2]
-        return transaction.execute(
+        expired = transaction.fetch_all(
             "UPDATE delivery SET state = ?, settled_at = ?, due_at = NULL, lease_until = NULL WHERE id IN "
             f"(SELECT id FROM delivery WHERE due_at <= ? AND expires_at <= ? AND state IN ({marks(len(expirable))}) "
-            "ORDER BY due_at LIMIT ?)",
+            "ORDER BY due_at LIMIT ?) RETURNING id",
             (advance(DeliveryState.QUEUED, Event.EXPIRE), now, now, now, *expirable, limit),
         )
+        for row in expired:
+            note_settled(transaction, uuid_of(row[0]), DeliveryState.EXPIRED, EXPIRED_TEXT, now)
+        return len(expired)
 
     return job
 
@@ -331,6 +335,8 @@ def _apply(transaction: Transaction, move: Move, now: datetime) -> bool:
             )
             > 0
         )
+        if held and settled:
+            note_settled(transaction, move.delivery_id, target, _error_of(move, target), now)
     elif move.due_at is not None:
         held = (
             transaction.execute(
@@ -343,6 +349,12 @@ def _apply(transaction: Transaction, move: Move, now: datetime) -> bool:
     if move.attempt is not None and (held or move.attempt.outcome is not OutcomeKind.UNANSWERED):
         _record(transaction, move.delivery_id, move.attempt)
     return held
+
+
+def _error_of(move: Move, state: DeliveryState) -> str | None:
+    if state is DeliveryState.EXPIRED:
+        return EXPIRED_TEXT
+    return None if move.attempt is None else move.attempt.reason
 
 
 def _record(transaction: Transaction, delivery_id: UUID, attempt: AttemptRow) -> None:

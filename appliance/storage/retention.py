@@ -31,6 +31,7 @@ def delete_old_notifications_job(accepted_before: datetime, limit: int) -> Job[i
         transaction.execute(
             f"DELETE FROM attempt WHERE delivery IN (SELECT id FROM delivery WHERE notification IN ({inside}))", ids
         )
+        transaction.execute(f"DELETE FROM receipt WHERE notification IN ({inside})", ids)
         transaction.execute(f"DELETE FROM delivery WHERE notification IN ({inside})", ids)
         transaction.execute(f"DELETE FROM notification WHERE id IN ({inside})", ids)
         newest: dict[UUID, int] = {}

@@ -30,6 +30,8 @@ class App(Table, tablename="app"):
     webhook_url = Text(null=True, default=None)
     webhook_secret_sealed = Bytea(null=True, default=None)
     webhook_secret_previous_sealed = Bytea(null=True, default=None)
+    webhook_secret_rotated_at = Timestamptz(null=True, default=None)
+    last_receipt = BigInt(default=0)
     daily_quota = Integer(default=10_000)
     vapid_public_key = Text(null=True, default=None)
     vapid_private_key_sealed = Bytea(null=True, default=None)
@@ -183,6 +185,28 @@ class Attempt(Table, tablename="attempt"):
     reason = Text(default="")
 
 
+class Receipt(Table, tablename="receipt"):
+    """What an app's webhook is told of a delivery, once for each status; dead letters stay and can be sent again."""
+
+    id = UUID(primary_key=True, default=None)
+    app = UUID(default=None)
+    delivery = UUID(default=None)
+    notification = UUID(default=None)
+    user = UUID(default=None)
+    device = UUID(null=True, default=None)
+    number = BigInt(default=0)
+    status = SmallInt(default=0)
+    error = Text(null=True, default=None)
+    state = SmallInt(default=0)
+    tries = Integer(default=0)
+    next_try_at = Timestamptz(null=True, default=None)
+    lease_until = Timestamptz(null=True, default=None)
+    tell_until = Timestamptz(default=None)
+    created_at = Timestamptz(default=None)
+    settled_at = Timestamptz(null=True, default=None)
+    answer = Text(null=True, default=None)
+
+
 class Idempotency(Table, tablename="idempotency"):
     """The reply to a send with an Idempotency-Key; `id` is `app|sha256(key)`."""
 
@@ -234,6 +258,7 @@ TABLES: list[type[Table]] = [
     Notification,
     Delivery,
     Attempt,
+    Receipt,
     Idempotency,
     QuotaDay,
     Claim,

@@ -9,6 +9,7 @@ from litestar import Router
 from appliance.api.push.config import Configuring, config_handlers
 from appliance.api.push.devices import Devices, LiveDevices, device_handlers
 from appliance.api.push.notifications import Stories, notification_handlers
+from appliance.api.push.receipts import Receipts, Sender, receipt_handlers
 from appliance.api.push.send import Sending, send_handlers
 from appliance.delivery.accept import Acceptor
 from appliance.domain.clock import Clock
@@ -25,6 +26,7 @@ class PushParts:
     clock: Clock
     acceptor: Acceptor
     live: LiveDevices
+    receipts: Sender
     max_batch: int = 500
     is_offered: Callable[[UUID, UUID], bool] | None = None
 
@@ -35,6 +37,7 @@ def push_router(parts: PushParts) -> Router:
         *send_handlers(Sending(parts.acceptor, parts.database, parts.max_batch)),
         *config_handlers(Configuring(parts.database, parts.sealer, parts.clock)),
         *device_handlers(Devices(parts.database, parts.sealer, parts.clock, parts.live)),
+        *receipt_handlers(Receipts(parts.database, parts.sealer, parts.clock, parts.receipts)),
         *notification_handlers(Stories(parts.database, parts.acceptor, parts.is_offered)),
     ]
     return Router(path="/", route_handlers=handlers)
