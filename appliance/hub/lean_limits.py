@@ -11,7 +11,7 @@ class LeanLimits:
     """Request line and headers of one request. Beyond it: 431, and the connection is closed."""
     head_deadline_s: float = 10.0
     """Longest time from the connection, or from a request's first byte, to the end of its head. Then: closed."""
-    idle_s: float = 5.0
+    idle_s: int = 5
     """Longest pause between two requests on one connection. Then: closed."""
     pipelined: int = 16
     """Requests waiting behind one that is not answered yet. Beyond it: 400, and the connection is closed."""

@@ -63,7 +63,7 @@ class LeanListener:
             proxy_headers=False,
             server_header=False,
             date_header=False,
-            timeout_keep_alive=int(self._limits.idle_s),
+            timeout_keep_alive=self._limits.idle_s,
         )
         config.load()
         self._shared = LeanServer(app, config, self._limits, Trust(trusted_proxies), self._forget)
