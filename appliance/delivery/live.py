@@ -1,7 +1,7 @@
 """What the hub asks of delivery: who a device is, what it missed, and its acknowledgements."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from appliance.hub.messages import EncodedNotification
 from appliance.storage.database import Database
 from appliance.storage.deliveries import AttemptRow, acknowledge_job, confirm_seen_job
 from appliance.storage.devices import load_standing
-from appliance.storage.replay import count_missed, load_missed
+from appliance.storage.replay import count_missed, load_missed, load_newest
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +44,18 @@ class Waiting(Protocol):
     def cut(self, device_id: UUID, notification_ids: Sequence[UUID], reason: str) -> None: ...
 
 
+class OtherNodes(Protocol):
+    """Where several nodes run: who must hear what became of an offer that another node made here."""
+
+    def acknowledged(self, device_id: UUID, notification_id: UUID) -> None: ...
+
+    def disconnected(self, device_id: UUID, reason: str) -> None: ...
+
+    def cut(self, device_id: UUID, notification_ids: Sequence[UUID], reason: str) -> None: ...
+
+    def seated(self, device_id: UUID, seat_stamp: int) -> None: ...
+
+
 class LiveBackend:
     """Implements `hub.backend.HubBackend` over storage and engine."""
 
@@ -53,10 +65,15 @@ class LiveBackend:
         self._authenticate = authenticate
         self._bind = bind
         self._engine: Waiting | None = None
+        self._nodes: OtherNodes | None = None
 
-    def attach(self, engine: Waiting) -> None:
-        """Tell acknowledgements and lost connections to this engine. Call once, before the hub is served."""
+    def attach(self, engine: Waiting, nodes: OtherNodes | None = None) -> None:
+        """Tell acknowledgements and lost connections to this engine, and to the other nodes where there are any.
+
+        Call once, before the hub is served.
+        """
         self._engine = engine
+        self._nodes = nodes
 
     async def authenticate(self, bearer: str) -> Principal | None:
         """Let users in; an app has nothing to receive."""
@@ -119,9 +136,15 @@ class LiveBackend:
             now=self._clock.now(),
         )
 
+    async def load_newest(self, device_ids: Sequence[UUID]) -> Mapping[UUID, tuple[UUID, int]]:
+        """Load the user of each device and that user's newest number; devices that are retired are left out."""
+        return await load_newest(self._database, device_ids)
+
     async def acknowledge(self, device_id: UUID, notification_id: UUID, round_trip_s: float | None) -> bool:
         """Record the acknowledgement durably, in time or late; False for what was never meant for this device."""
         now = self._clock.now()
+        if self._nodes is not None:
+            self._nodes.acknowledged(device_id, notification_id)
         window = self._engine.acknowledged(device_id, notification_id) if self._engine is not None else None
         attempt = AttemptRow(
             channel=ChannelName.HUB,
@@ -133,17 +156,27 @@ class LiveBackend:
         )
         return await self._database.write(acknowledge_job(device_id, notification_id, attempt, now))
 
+    def device_seated(self, user_id: UUID, device_id: UUID, seat_stamp: int) -> None:
+        """An older session of the device on another node ends."""
+        if self._nodes is not None:
+            self._nodes.seated(device_id, seat_stamp)
+
     def device_connected(self, user_id: UUID, device_id: UUID, acknowledges: bool) -> None:
         """Nothing to do: what the device missed was part of its replay."""
         logger.debug("device_connected", extra={"device": str(device_id), "acknowledges": acknowledges})
 
     def device_disconnected(self, user_id: UUID, device_id: UUID, reason: str) -> None:
         """What the device had not answered goes to the next layer."""
+        why = f"The live connection ended before the device answered ({reason})."
+        if self._nodes is not None:
+            self._nodes.disconnected(device_id, why)
         if self._engine is not None:
-            self._engine.disconnected(device_id, f"The live connection ended before the device answered ({reason}).")
+            self._engine.disconnected(device_id, why)
 
     def offer_cut(self, device_id: UUID, notification_ids: Sequence[UUID], reason: str) -> None:
         """What was never written to the socket goes to the next layer."""
+        if self._nodes is not None:
+            self._nodes.cut(device_id, notification_ids, reason)
         if self._engine is not None:
             self._engine.cut(device_id, notification_ids, reason)
 

@@ -1,6 +1,6 @@
 """What the hub asks of the layers above it: they implement `HubBackend`, the hub never imports them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
@@ -95,8 +95,19 @@ class HubBackend(Protocol):
         """Count what the pages behind that number would hold; may stop at a number that then means "or more"."""
         ...
 
+    async def load_newest(self, device_ids: Sequence[UUID]) -> Mapping[UUID, tuple[UUID, int]]:
+        """Load the user of each device and that user's newest number; devices that are retired are left out.
+
+        Asked on one node among several only.
+        """
+        ...
+
     async def acknowledge(self, device_id: UUID, notification_id: UUID, round_trip_s: float | None) -> bool:
         """Record durably that the device has it; False when it was never meant for this device."""
+        ...
+
+    def device_seated(self, user_id: UUID, device_id: UUID, seat_stamp: int) -> None:
+        """Notice, on one node among several only: the device speaks here now; the larger stamp is the newer seat."""
         ...
 
     def device_connected(self, user_id: UUID, device_id: UUID, acknowledges: bool) -> None:

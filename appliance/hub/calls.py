@@ -139,6 +139,7 @@ async def _say_hello(connection: "Connection", call: InvocationReceived) -> None
         acknowledges=hello.acknowledges,
         wants_results=wants_results,
         limits=core.limits,
+        seat_stamp=None if core.seats is None else core.seats.stamp(),
     )
     replay = session.begin_replay(hello.cursor)
     connection.seat(session)
@@ -177,6 +178,7 @@ async def _run_replay(
     connection: "Connection", session: Session, replay: Replay, history: "Sequence[EncodedNotification]"
 ) -> None:
     """Send the history, then what was held back, then let the session go live, without a gap between the last two."""
+    was_announced = session.is_announced
     while connection.ending is None:
         await _send_history(connection, session, replay, history)
         await _send_held(connection, session, replay)
@@ -195,9 +197,32 @@ async def _run_replay(
             connection.end(endings.HISTORY_INCOMPLETE)
             return
         history = _choose_fresh(connection, session, replay, missed)
-    if connection.ending is None:
-        session.go_live()
+    if connection.ending is not None:
+        return
+    session.go_live()
+    if not was_announced:
         connection.core.notices.device_connected(connection.user_id, session.device_id, session.acknowledges)
+
+
+def catch_up(connection: "Connection", session: Session) -> None:
+    """Let the session load what other nodes accepted behind the number it has reached; offers wait meanwhile.
+
+    For one node among several. A replay that is under way loads once more.
+    """
+    if connection.ending is not None or session.order is None:
+        return
+    if session.replay is not None:
+        session.replay.owe_round()
+        return
+    connection.core.counters.caught_up += 1
+    replay = session.begin_replay(session.order.reached)
+    replay.owe_round()
+    connection.spawn(_run_catch_up(connection, session, replay), is_replay=True)
+
+
+async def _run_catch_up(connection: "Connection", session: Session, replay: Replay) -> None:
+    async with connection.core.catching_up:
+        await _run_replay(connection, session, replay, ())
 
 
 async def _send_history(

@@ -20,6 +20,7 @@ from appliance.hub.endings import Ending
 from appliance.hub.handshake import AwaitingHandshake, HandshakeRefused
 from appliance.hub.messages import Dialect, EncodedNotification
 from appliance.hub.negotiate import TransportOffer
+from appliance.hub.order import Place, SentOrder
 from appliance.hub.origin import NOWHERE, Origin
 from appliance.hub.outbox import Outbox, WriteFuture
 from appliance.hub.protocol import (
@@ -115,6 +116,8 @@ class Connection:
         session = self.session
         if session is None:
             self.report_cut(device_id, [notification.id], "disconnected")
+        elif session.order is not None:
+            self._offer_in_order(session, session.order, notification)
         elif session.replay is None:
             self._offer_live(session, notification)
         elif not session.replay.hold(notification):
@@ -126,6 +129,21 @@ class Connection:
         elif not session.was_in_history(notification.id):
             # Sending it now would break the order, on which the client's cursor rests (see hub.replay).
             self.report_cut(session.device_id, [notification.id], HISTORY_PASSED)
+
+    def _offer_in_order(self, session: Session, order: SentOrder, notification: EncodedNotification) -> None:
+        sequence = notification.envelope.sequence
+        place = order.place(sequence, notification.id)
+        if place is Place.PASSED:
+            self.report_cut(session.device_id, [notification.id], HISTORY_PASSED)
+        if place in (Place.PASSED, Place.SENT):
+            return
+        if place is Place.GAP and session.replay is None:
+            calls.catch_up(self, session)
+        if session.replay is None:
+            order.note_sent(sequence, notification.id)
+            self.send_full(session, notification, is_measured=True)
+        elif not session.replay.hold(notification):
+            self.report_cut(session.device_id, [notification.id], "replay_overflow")
 
     def offer_plain(self, notification: EncodedNotification) -> None:
         """Send in the plain dialect, unless the client has said Hello meanwhile or is gone."""
@@ -223,6 +241,8 @@ class Connection:
         """Let this connection speak for the session's device; an older session of the device ends."""
         self.core.presence.remove_plain(self, self.user_id)
         self.session = self._last_session = session
+        if self.core.seats is not None:
+            self.core.notices.device_seated(self.user_id, session.device_id, session.seat_stamp)
         older = self.core.presence.seat(self, session.device_id)
         if older is not None:
             older.end(endings.REPLACED)

@@ -12,6 +12,7 @@ from appliance.hub.encoding import HubEncoding
 from appliance.hub.limits import HubLimits
 from appliance.hub.notices import Notices
 from appliance.hub.presence import Presence, count_down, count_up
+from appliance.hub.seats import SeatClock
 
 if TYPE_CHECKING:
     from appliance.hub.connection import Connection
@@ -26,6 +27,7 @@ class HubCounters:
     replayed: int = 0
     acknowledged: int = 0
     cut: int = 0
+    caught_up: int = 0
     ended: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
 
@@ -51,6 +53,9 @@ class HubCore:
     handshakes_pending: int = 0
     handshakes_at_site: dict[str, int] = field(default_factory=dict)
     is_draining: bool = False
+    seats: SeatClock | None = None
+    """Set where this is one node among several: then `hub.order` and `hub.resync` are in force."""
+    catching_up: asyncio.Semaphore = field(init=False)
     tasks: set[asyncio.Task[object]] = field(default_factory=set)
     """Whoever serves a connection or sees to its end. `Hub.drain` waits for all of them."""
 
@@ -63,6 +68,9 @@ class HubCore:
         """The handshake is over, well or not."""
         self.handshakes_pending -= 1
         count_down(self.handshakes_at_site, site)
+
+    def __post_init__(self) -> None:
+        self.catching_up = asyncio.Semaphore(self.limits.catch_ups_at_once)
 
     def run(self, work: Coroutine[object, object, object]) -> None:
         """Run what must outlive the request that began it, such as the end of a connection that nobody reads."""

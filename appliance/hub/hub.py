@@ -26,6 +26,8 @@ from appliance.hub.messages import EncodedNotification
 from appliance.hub.negotiate import WEBSOCKETS, Negotiations
 from appliance.hub.notices import Notices
 from appliance.hub.presence import Presence
+from appliance.hub.resync import resync
+from appliance.hub.seats import SeatClock
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class HubStats:
     replayed: int
     acknowledged: int
     cut: int
+    caught_up: int
     ended: Mapping[str, int]
     refused: Mapping[str, int]
 
@@ -69,7 +72,9 @@ class Hub:
     """The live connections of one process. Everything runs on one event loop; nothing here blocks it.
 
     `app` is the ASGI application for `/hubs/notifications`, `own_port_app` the same for a port where nothing else is
-    served; with `redirect_to`, `app` sends clients on to that port. Call `drain` before the server stops.
+    served; with `redirect_to`, `app` sends clients on to that port. Call `drain` before the server stops. With
+    `is_one_of_many` other nodes accept notifications for these sessions, too: offers may come out of order, or never
+    (`hub.order`).
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Hub:
         limits: HubLimits | None = None,
         *,
         randomness: random.Random | None = None,
+        is_one_of_many: bool = False,
         redirect_to: str | None = None,
     ) -> None:
         limits = limits or HubLimits()
@@ -91,6 +97,7 @@ class Hub:
             presence=Presence(),
             deadlines=Deadlines(clock),
             notices=Notices(backend),
+            seats=SeatClock(clock) if is_one_of_many else None,
         )
         self._negotiations: Negotiations[Connection] = Negotiations(clock, lifetime_s=limits.negotiation_lifetime_s)
         self._fanout: Fanout[Connection, _Parcel] = Fanout(_send, limits.fanout_pending)
@@ -118,7 +125,16 @@ class Hub:
             sendings.append((connection, _Parcel(notification, device_id)))
         self._core.counters.offered += len(sendings)
         self._fanout.submit(sendings)
+        if self._core.seats is not None:
+            self._pass_over(notification, offered)
         return offered
+
+    def _pass_over(self, notification: EncodedNotification, offered: Mapping[UUID, Offered]) -> None:
+        envelope = notification.envelope
+        for connection in self._core.presence.list_user(envelope.user_id):
+            session = connection.session
+            if session is not None and session.order is not None and session.device_id not in offered:
+                session.order.pass_over(envelope.sequence)
 
     def offer_plain(self, user_id: UUID, notification: EncodedNotification) -> int:
         """Send to the user's connections that have not said Hello; gives their number. Never blocks."""
@@ -127,6 +143,27 @@ class Hub:
         parcel = _Parcel(notification, None)
         self._fanout.submit((connection, parcel) for connection in connections)
         return len(connections)
+
+    async def resync(self) -> int:
+        """Let the sessions that lag behind catch up, see `hub.resync`; gives how many. Raises what the backend does."""
+        return await resync(self._core)
+
+    def list_seats(self) -> list[tuple[UUID, int]]:
+        """Give every device that has a session here, and the stamp of its seat."""
+        seated = self._core.presence.list_devices()
+        return [(device_id, one.session.seat_stamp) for device_id, one in seated if one.session is not None]
+
+    def give_way(self, device_id: UUID, seat_stamp: int) -> int | None:
+        """End the device's session here if the given seat on another node is newer; else give the stamp of ours."""
+        if self._core.seats is not None:
+            self._core.seats.learn(seat_stamp)
+        connection = self._core.presence.find_device(device_id)
+        if connection is None or connection.session is None:
+            return None
+        if connection.session.seat_stamp >= seat_stamp:
+            return connection.session.seat_stamp
+        connection.end(endings.REPLACED)
+        return None
 
     def close_user(self, user_id: UUID, reason: str) -> None:
         """End all connections of a user, who may not come back with them; `reason` is shown to the client."""
@@ -190,6 +227,7 @@ class Hub:
             replayed=counters.replayed,
             acknowledged=counters.acknowledged,
             cut=counters.cut,
+            caught_up=counters.caught_up,
             ended=dict(counters.ended),
             refused=dict(counters.refused),
         )

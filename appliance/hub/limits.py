@@ -47,6 +47,10 @@ class HubLimits:
     """Live offers held back while a replay runs. Beyond it offers are refused and another page fetches them."""
     replay_remembered: int = 4_096
     """Ids of what a replay sent. Beyond it the oldest is forgotten, and an offer of it goes to the next layer."""
+    order_remembered: int = 128
+    """Ids of what one session was sent last, on one node among several. Beyond it the oldest is forgotten."""
+    catch_ups_at_once: int = 16
+    """Sessions that load at once what other nodes accepted and this one did not hear; further ones wait their turn."""
     fanout_pending: int = 100_000
     """Sends waiting for their turn in a large fan-out. Beyond it the fan-out runs on without giving way."""
 

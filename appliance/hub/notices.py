@@ -23,6 +23,9 @@ class Notices:
         self._pending: deque[Callable[[], None]] = deque()
         self._handle: asyncio.Handle | None = None
 
+    def device_seated(self, user_id: UUID, device_id: UUID, seat_stamp: int) -> None:
+        self._add(lambda: self._backend.device_seated(user_id, device_id, seat_stamp))
+
     def device_connected(self, user_id: UUID, device_id: UUID, acknowledges: bool) -> None:
         self._add(lambda: self._backend.device_connected(user_id, device_id, acknowledges))
 

@@ -96,6 +96,10 @@ class Presence(Generic[C]):
     def list_token(self, token_id: str) -> list[C]:
         return list(self._by_token.get(token_id, ()))
 
+    def list_devices(self) -> list[tuple[UUID, C]]:
+        """Give every device that has a session, and who speaks for it, as a copy."""
+        return list(self._by_device.items())
+
     def list_all(self) -> Iterable[C]:
         """Give every connection, as a copy."""
         return [connection for connections in self._by_user.values() for connection in connections]

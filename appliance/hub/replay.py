@@ -15,6 +15,9 @@ and its own below n was sent to it before, or lies below the cursor it came with
 higher number: an offer that comes too late for that is refused (`history_passed`) and the next layer has it. What the
 history passes over is expired or withdrawn, and storage confirms neither by a cursor.
 
+Where several nodes accept notifications, offers may come out of order, or not at all. A *strict* replay sends a held
+offer only when it is the very next number; otherwise another round is owed, since history holds what lies between.
+
 Overflow rule: when the list of held offers is full, the offer is refused and another round of history, from the number
 that was reached, is owed before the session may go live. History holds everything committed, so nothing is lost.
 """
@@ -40,6 +43,7 @@ class Replay:
     __slots__ = (
         "_held",
         "_is_round_owed",
+        "_is_strict",
         "_most_held",
         "_most_remembered",
         "_passed",
@@ -49,8 +53,11 @@ class Replay:
         "position",
     )
 
-    def __init__(self, most_held: int, cursor: int | None, *, most_remembered: int = 4_096) -> None:
+    def __init__(
+        self, most_held: int, cursor: int | None, *, most_remembered: int = 4_096, is_strict: bool = False
+    ) -> None:
         self._most_held = most_held
+        self._is_strict = is_strict
         self._most_remembered = most_remembered
         self._held: deque[EncodedNotification] = deque()
         self._passed: list[UUID] = []
@@ -61,7 +68,7 @@ class Replay:
         self.is_open_only = cursor is None
         """A device without a cursor gets what is open for it, until its history has reached the end once."""
         self.end = 0
-        """The number in the user's order up to which history was loaded, 0 before the first page."""
+        """The number in the user's order up to which history was loaded (strict: or sent), 0 before the first page."""
 
     def hold(self, notification: EncodedNotification) -> bool:
         """Keep a live offer for later; False when the list is full, and then a round is owed."""
@@ -74,6 +81,10 @@ class Replay:
     def begin_round(self) -> None:
         """A page of history is about to be loaded; all of the one before it was sent."""
         self._is_round_owed = False
+
+    def owe_round(self) -> None:
+        """Load once more from the number that was reached: what is there may not have been offered."""
+        self._is_round_owed = True
 
     def choose_fresh(
         self, history: Iterable[EncodedNotification], reached: int, *, has_more: bool = False
@@ -104,13 +115,24 @@ class Replay:
         return self._is_round_owed
 
     def take_held(self) -> EncodedNotification | None:
-        """Give the next held offer that is still to be sent, oldest first; None when the session may go live."""
+        """Give the next held offer that is still to be sent, oldest first; None when there is none now."""
         while self._held:
             notification = self._held.popleft()
-            if not self._is_settled(notification):
-                self.note_sent(notification.id)
-                return notification
+            if self._is_settled(notification):
+                continue
+            if self._is_strict and not self._is_next(notification):
+                return None
+            self.note_sent(notification.id)
+            return notification
         return None
+
+    def _is_next(self, notification: EncodedNotification) -> bool:
+        if notification.envelope.sequence != self.end + 1:
+            self._held.appendleft(notification)
+            self._is_round_owed = True
+            return False
+        self.position = self.end = notification.envelope.sequence
+        return True
 
     def take_passed(self) -> list[UUID]:
         """Give the held offers that came too late for their place and are not going to be sent."""

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from appliance.hub.limits import HubLimits
 from appliance.hub.messages import Dialect
+from appliance.hub.order import SentOrder
 from appliance.hub.replay import Replay
 from appliance.hub.window import AcknowledgementWindow
 
@@ -12,7 +13,8 @@ from appliance.hub.window import AcknowledgementWindow
 class Session:
     """What the hub knows of one device's live session. A connection without one gets the plain dialect.
 
-    `replay` is None once the session is live; `is_announced` tells whether the layers above know of it.
+    `replay` is None once the session is live; `is_announced` tells whether the layers above know of it. `order` and
+    `seat_stamp` (see `hub.order`, `hub.seats`) are for one node among several, None and 0 where there is one only.
     """
 
     __slots__ = (
@@ -27,17 +29,29 @@ class Session:
         "device_id",
         "dialect",
         "is_announced",
+        "order",
         "replay",
+        "seat_stamp",
         "wants_results",
     )
 
-    def __init__(self, device_id: UUID, *, acknowledges: bool, wants_results: bool, limits: HubLimits) -> None:
+    def __init__(
+        self,
+        device_id: UUID,
+        *,
+        acknowledges: bool,
+        wants_results: bool,
+        limits: HubLimits,
+        seat_stamp: int | None = None,
+    ) -> None:
         self.device_id = device_id
         self.acknowledges = acknowledges
         self.wants_results = wants_results
         self.dialect = Dialect.FULL_WITH_RESULT if wants_results else Dialect.FULL
         self.replay: Replay | None = None
         self.is_announced = False
+        self.seat_stamp = seat_stamp or 0
+        self.order = None if seat_stamp is None else SentOrder(limits.order_remembered)
         self._window = AcknowledgementWindow(
             first_s=limits.window_first_s, least_s=limits.window_least_s, most_s=limits.window_most_s
         )
@@ -50,7 +64,9 @@ class Session:
 
     def begin_replay(self, cursor: int | None) -> Replay:
         """Hold live offers back from now on, until `go_live`."""
-        self.replay = Replay(self._most_held, cursor, most_remembered=self._most_replayed)
+        self.replay = Replay(
+            self._most_held, cursor, most_remembered=self._most_replayed, is_strict=self.order is not None
+        )
         return self.replay
 
     def go_live(self) -> None:
@@ -58,6 +74,8 @@ class Session:
         if self.replay is not None:
             self._history_end = self.replay.end
             self._history_ids = self.replay.sent_ids
+            if self.order is not None:
+                self.order.go_on(self.replay.end, self.replay.sent_ids)
         self.replay = None
         self.is_announced = True
 

@@ -1,6 +1,6 @@
 """What a device missed: the user's notifications after a cursor, in the order of their release."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -9,7 +9,7 @@ from uuid import UUID
 from appliance.domain.notification import Content, NotificationState
 from appliance.storage.database import Database
 from appliance.storage.sending import content_of
-from appliance.storage.sql import Row, instant_of, uuid_of
+from appliance.storage.sql import Row, instant_of, marks, uuid_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +118,18 @@ async def count_missed(
         (device_id, user_id, after_sequence, NotificationState.RELEASED, now, MOST_COUNTED),
     )
     return int(row[0]) if row else 0
+
+
+async def load_newest(database: Database, device_ids: Sequence[UUID]) -> Mapping[UUID, tuple[UUID, int]]:
+    """Read the user of each of these devices and that user's newest number; without the devices that are retired."""
+    if not device_ids:
+        return {}
+    rows = await database.read(
+        'SELECT v.id, u.id, u.last_sequence FROM device v JOIN account u ON u.id = v."user" '
+        f"WHERE v.id IN ({marks(len(device_ids))}) AND v.retired_at IS NULL",
+        device_ids,
+    )
+    return {uuid_of(row[0]): (uuid_of(row[1]), int(row[2])) for row in rows}
 
 
 def _missed_row(row: Row) -> MissedRow:

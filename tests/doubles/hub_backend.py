@@ -1,7 +1,7 @@
 """A `HubBackend` in memory: users by bearer, devices by installation id, every notice and call kept for looking at."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid5
 
@@ -19,6 +19,7 @@ class MemoryBackend:
 
     def __init__(self) -> None:
         self.principals: dict[str, Principal] = {}
+        self.owners: dict[UUID, UUID] = {}
         self.hellos: list[Hello] = []
         self.notifications: dict[UUID, list[EncodedNotification]] = {}
         self.given: dict[UUID, set[UUID]] = {}
@@ -77,7 +78,9 @@ class MemoryBackend:
         if self.failure is not None:
             raise self.failure
         assert principal.user_id is not None
-        return HelloAccepted(self.device_of(principal.user_id, hello.device_id))
+        device_id = self.device_of(principal.user_id, hello.device_id)
+        self.owners[device_id] = principal.user_id
+        return HelloAccepted(device_id)
 
     async def load_missed(
         self, user_id: UUID, device_id: UUID, after_sequence: int, limit: int, *, is_open_only: bool = False
@@ -105,6 +108,10 @@ class MemoryBackend:
         kept = self.notifications.get(user_id, ())
         return [one for one in kept if one.envelope.sequence > after and one.id not in done | self.left_out]
 
+    async def load_newest(self, device_ids: Sequence[UUID]) -> Mapping[UUID, tuple[UUID, int]]:
+        owners = {device_id: self.owners[device_id] for device_id in device_ids if self.lost is None}
+        return {device_id: (owner, len(self.notifications.get(owner, ()))) for device_id, owner in owners.items()}
+
     async def acknowledge(self, device_id: UUID, notification_id: UUID, round_trip_s: float | None) -> bool:
         if self.acknowledge_gate is not None:
             await self.acknowledge_gate.wait()
@@ -112,6 +119,9 @@ class MemoryBackend:
             raise self.failure
         self.acknowledged.append((device_id, notification_id, round_trip_s))
         return notification_id in self.given.get(device_id, set())
+
+    def device_seated(self, user_id: UUID, device_id: UUID, seat_stamp: int) -> None:
+        self.notices.append(("seated", device_id, seat_stamp))
 
     def device_connected(self, user_id: UUID, device_id: UUID, acknowledges: bool) -> None:
         self.notices.append(("connected", device_id, acknowledges))
