@@ -6,8 +6,9 @@ other target does not wait.
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
+from itertools import islice
 from typing import Final, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -22,7 +23,8 @@ class Fanout(Generic[T, P]):
         self._send = send
         self._most_pending = most_pending
         self._pending: deque[tuple[T, P]] = deque()
-        self._waiting: dict[T, int] = {}
+        # How often each target is in there. Counted from the first time that it matters until nothing is pending.
+        self._waiting: dict[T, int] | None = None
         self._handle: asyncio.Handle | None = None
 
     def __len__(self) -> int:
@@ -30,14 +32,13 @@ class Fanout(Generic[T, P]):
 
     def submit(self, items: Iterable[tuple[T, P]]) -> None:
         """Send to all; up to a batch of those whose targets wait for nothing else before this call returns."""
-        left_at_once = BATCH
-        for target, parcel in items:
-            if left_at_once and target not in self._waiting:
-                left_at_once -= 1
+        if self._pending:
+            self._submit_behind(items)
+        else:
+            rest = iter(items)
+            for target, parcel in islice(rest, BATCH):
                 self._send(target, parcel)
-            else:
-                self._pending.append((target, parcel))
-                self._waiting[target] = self._waiting.get(target, 0) + 1
+            self._pending.extend(rest)
         while len(self._pending) > self._most_pending:
             self._send_oldest()
         self._schedule()
@@ -50,14 +51,32 @@ class Fanout(Generic[T, P]):
             self._handle.cancel()
             self._handle = None
 
+    def _submit_behind(self, items: Iterable[tuple[T, P]]) -> None:
+        waiting = self._waiting
+        if waiting is None:
+            waiting = self._waiting = Counter(target for target, _ in self._pending)
+        left_at_once = BATCH
+        for target, parcel in items:
+            if left_at_once and target not in waiting:
+                left_at_once -= 1
+                self._send(target, parcel)
+            else:
+                self._pending.append((target, parcel))
+                waiting[target] = waiting.get(target, 0) + 1
+
     def _send_oldest(self) -> None:
         target, parcel = self._pending.popleft()
-        left = self._waiting[target] - 1
-        if left:
-            self._waiting[target] = left
-        else:
-            del self._waiting[target]
+        if self._waiting is not None:
+            self._forget(self._waiting, target)
         self._send(target, parcel)
+
+    def _forget(self, waiting: dict[T, int], target: T) -> None:
+        if not self._pending:
+            self._waiting = None
+        elif waiting[target] > 1:
+            waiting[target] -= 1
+        else:
+            del waiting[target]
 
     def _schedule(self) -> None:
         if self._pending and self._handle is None:

@@ -70,8 +70,9 @@ def make_plain_payload(envelope: Envelope) -> dict[str, object]:
 def make_full_payload(envelope: Envelope) -> Mapping[str, object]:
     """Give the one argument of `Notify`: the whole envelope, data as it was sent."""
     return {
-        "id": str(envelope.id),
-        "appId": str(envelope.app_id),
+        # The encoders write them as text, and much faster than `str` does.
+        "id": envelope.id,
+        "appId": envelope.app_id,
         "type": envelope.type,
         "title": envelope.title,
         "body": envelope.body,

@@ -1,6 +1,7 @@
 """Large fan-outs give way, small ones do not wait, and every target sees the order of the submissions."""
 
 import asyncio
+import random
 from collections.abc import Iterable
 
 from appliance.hub.fanout import BATCH, Fanout
@@ -42,6 +43,24 @@ async def test_a_target_that_waits_gets_later_sends_after_it_and_others_get_thei
     assert [parcel for target, parcel in post.sent if target == 199] == ["a", "b"]
     post.submit([199], "c")
     assert post.sent[-1] == (199, "c")
+
+
+async def test_every_target_sees_the_order_of_the_submissions_however_they_overlap() -> None:
+    post = Post(most_pending=300)
+    randomness = random.Random(64)
+    wanted: dict[int, list[str]] = {}
+    for number in range(200):
+        targets = randomness.choices(range(120), k=randomness.choice((1, 5, 150)))
+        post.submit(targets, str(number))
+        for target in targets:
+            wanted.setdefault(target, []).append(str(number))
+        for _ in range(randomness.randrange(4)):
+            await asyncio.sleep(0)
+    post.fanout.run_out()
+    got: dict[int, list[str]] = {}
+    for target, parcel in post.sent:
+        got.setdefault(target, []).append(parcel)
+    assert got == wanted
 
 
 async def test_beyond_the_bound_the_oldest_go_out_without_giving_way() -> None:
