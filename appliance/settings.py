@@ -79,6 +79,9 @@ class Settings:
     http_max_connections: int = 16_384
     """Most HTTP connections that are open at once, idle ones too; WebSockets do not count. Fewer where the limit of
     open files leaves fewer beside `hub_max_connections`."""
+    http_max_connections_per_address: int = 2_048
+    """Most of those from one network address (an IPv6 /64), and most requests of one address under way; trusted proxies
+    and the hub apart."""
     http_head_timeout_s: int = 15
     """Seconds until a request's head must have arrived; so long an idle connection is kept, too."""
     runtime_threads: int = 0
@@ -111,6 +114,7 @@ _LIMITS = {
     "hub_port": (0, 65_535),
     "http_backlog": (64, 65_535),
     "http_max_connections": (64, 1_000_000),
+    "http_max_connections_per_address": (8, 1_000_000),
     "http_head_timeout_s": (1, 300),
     "runtime_threads": (0, 64),
 }

@@ -36,6 +36,7 @@ from appliance.cli.exits import CommandFailed, Exit
 from appliance.cli.instance import PID_FILE, holding_lock, write_instance
 from appliance.cli.prepare import prepare
 from appliance.hub.lean_listener import LeanListener
+from appliance.ops.connection_guard import ConnectionGuard
 from appliance.ops.logs import set_up_logging
 from appliance.settings import Settings, load_settings
 
@@ -188,9 +189,17 @@ async def _serve(settings: Settings, hub_socket: socket.socket | None) -> None:
     stopping = asyncio.Event()
     _stop_on_signals(stopping)
     async with build(settings) as application:
-        server = _make_server(settings, application)
+        guard = ConnectionGuard(
+            application.asgi,
+            settings.port,
+            most=most_http_connections(settings),
+            most_of_site=settings.http_max_connections_per_address,
+            trusted_proxies=settings.trusted_proxies,
+        )
+        server = _make_server(settings, guard)
         hub_listener = None if hub_socket is None else _make_hub_listener(settings, application, hub_socket)
         serving = asyncio.create_task(server.serve(), name="http-server")
+        guarding = asyncio.create_task(guard.run(), name="connection-guard")
         try:
             await _until_listening(settings, serving, stopping)
             if hub_listener is not None:
@@ -203,17 +212,18 @@ async def _serve(settings: Settings, hub_socket: socket.socket | None) -> None:
             logger.info("server_stopping")
             await application.drain()
         finally:
+            guarding.cancel()
             if hub_listener is not None:
                 await hub_listener.stop()
             server.stop()  # type: ignore[no-untyped-call]
-            await asyncio.wait({serving})
+            await asyncio.wait({serving, guarding})
     logger.info("server_stopped")
 
 
-def _make_server(settings: Settings, application: Application) -> Server:
+def _make_server(settings: Settings, guard: ConnectionGuard) -> Server:
     cores = os.cpu_count() or 1
     return Server(
-        application.asgi,
+        guard,
         address=settings.host,
         port=settings.port,
         interface=Interfaces.ASGI,
