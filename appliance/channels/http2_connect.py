@@ -1,17 +1,25 @@
-"""Connects to an HTTP/2 server, and says in plain words why that did not work."""
+"""Connects to an HTTP/2 server, and says in plain words why that did not work.
+
+The name is resolved for every connection. Its addresses are tried in turn, IPv6 and IPv4 alternating, the next one as
+soon as the last has failed or kept silent for a moment (RFC 8305): a home with broken IPv6 must not wait for it. By
+hand, because not every event loop can.
+"""
 
 import asyncio
+import os
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from appliance.channels.http2_messages import Failure
 
 _ALPN: Final = "h2"
-_HAPPY_EYEBALLS_S: Final = 0.25
+_NEXT_ADDRESS_S: Final = 0.25
+_MOST_ADDRESSES: Final = 6
 _TLS_SHUTDOWN_S: Final = 1.0
 
 ProtocolType = TypeVar("ProtocolType", bound=asyncio.Protocol)
@@ -75,13 +83,11 @@ async def connect(
         async with asyncio.timeout(deadline_s):
             transport, protocol = await loop.create_connection(
                 make_protocol,
-                target.host,
-                target.port,
+                sock=await _open_socket(target),
                 ssl=None if target.is_plain else tls,
                 server_hostname=None if target.is_plain else target.host,
                 ssl_handshake_timeout=None if target.is_plain else deadline_s,
                 ssl_shutdown_timeout=None if target.is_plain else _TLS_SHUTDOWN_S,
-                happy_eyeballs_delay=_HAPPY_EYEBALLS_S,
             )
     except TimeoutError:
         raise ConnectFailed(
@@ -114,18 +120,80 @@ def explain(error: OSError, target: Http2Target) -> ConnectFailed:
                 Failure.TLS, f"The certificate of {name} is not accepted: {error.verify_message or 'unknown fault'}."
             )
         case ssl.SSLError() if "alert" in str(error).lower():
-            said = (error.reason or "alert").lower().replace("_", " ")
+            said = (getattr(error, "reason", None) or "alert").lower().replace("_", " ")
             return ConnectFailed(Failure.TLS, f"{name} refused the TLS connection or our certificate: {said}.")
         case ssl.SSLError():
-            said = (error.reason or "no details").lower().replace("_", " ")
+            said = (getattr(error, "reason", None) or "no details").lower().replace("_", " ")
             return ConnectFailed(Failure.TLS, f"No TLS connection to {name}: {said}.")
         case ConnectionRefusedError():
             return ConnectFailed(Failure.CONNECT, f"{name} refuses connections: nothing listens there.")
         case ConnectionError():
             return ConnectFailed(Failure.CONNECT, f"{name} closed the connection before it could be used.")
         case _:
-            said = error.strerror or "unknown fault"
+            said = os.strerror(error.errno).lower() if error.errno else "unknown fault"
             return ConnectFailed(Failure.CONNECT, f"No connection to {name}: {said}.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    family: int
+    place: tuple[object, ...]
+
+
+async def _open_socket(target: Http2Target) -> socket.socket:
+    """Connect to the first of the server's addresses that answers; the others are given up."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        target.host, target.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+    )
+    waiting = _alternate([_Address(answer[0], answer[4]) for answer in found])[:_MOST_ADDRESSES]
+    trying: set[asyncio.Task[socket.socket]] = set()
+    failure: OSError = socket.gaierror()
+    try:
+        while waiting or trying:
+            if waiting:
+                trying.add(asyncio.create_task(_connect_socket(waiting.pop(0))))
+            done, trying = await asyncio.wait(
+                trying, timeout=_NEXT_ADDRESS_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                error = task.exception()
+                if error is None:
+                    trying |= done - {task}
+                    return task.result()
+                if not isinstance(error, OSError):
+                    raise error
+                failure = error
+        raise failure
+    finally:
+        await _give_up(trying)
+
+
+async def _connect_socket(address: _Address) -> socket.socket:
+    connecting = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        connecting.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(connecting, address.place)
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
+
+
+async def _give_up(trying: set[asyncio.Task[socket.socket]]) -> None:
+    for task in trying:
+        task.cancel()
+    for came_of_it in await asyncio.gather(*trying, return_exceptions=True):
+        if isinstance(came_of_it, socket.socket):
+            came_of_it.close()
+
+
+def _alternate(addresses: Sequence[_Address]) -> list[_Address]:
+    """Alternate between the families, beginning with the one that the system prefers."""
+    preferred = addresses[0].family if addresses else 0
+    first = [address for address in addresses if address.family == preferred]
+    second = [address for address in addresses if address.family != preferred]
+    pairs = chain.from_iterable(zip_longest(first, second))
+    return [address for address in pairs if address is not None]
 
 
 def _name(target: Http2Target) -> str:

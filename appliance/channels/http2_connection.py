@@ -136,8 +136,9 @@ class Http2Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(exc, ssl.SSLError):
-            failed = explain(exc, self._target)
+        if isinstance(exc, ssl.SSLError) or self.session.is_unspoken:
+            # In TLS 1.3 a client certificate is refused only now, and not every server says so before it closes.
+            failed = explain(exc if isinstance(exc, ssl.SSLError) else ConnectionResetError(), self._target)
             settled = self.session.lose(failed.reason, failed.detail)
         else:
             settled = self.session.lose(Failure.BROKEN, "The connection broke.")

@@ -319,6 +319,10 @@ class Http2Sender:
         except ConnectFailed as failed:
             self._dialling = None
             self._note_failure(failed.reason, failed.detail)
+        except Exception:
+            logger.exception("http2_dial_failed", extra={"host": self._target.host})
+            self._dialling = None
+            self._note_failure(Failure.CONNECT, "An unexpected error occurred while connecting; it is logged.")
         else:
             self._dialling = None
             self.counters.connected += 1

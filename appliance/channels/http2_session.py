@@ -126,6 +126,11 @@ class Http2Session:
         return len(self._wire._data_to_send)
 
     @property
+    def is_unspoken(self) -> bool:
+        """Whether the server has not said a word yet."""
+        return self.phase is Phase.WAITING
+
+    @property
     def is_pending(self) -> bool:
         """Whether it cannot take requests yet, but may soon: SETTINGS or the sign of life are still to come."""
         return self.phase is Phase.WAITING or (self.phase is Phase.OPEN and self._is_proving)

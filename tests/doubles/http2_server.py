@@ -80,7 +80,7 @@ class ServerConnection(asyncio.Protocol):
         self.goaway_after = None
         self.peak = 0
         self.resets = []
-        self.pings_unanswered = 0
+        self.is_deaf = False
         self._first = b""
         self._h2 = _make_h2(server.limits)
         self._outgoing = {}
@@ -93,12 +93,15 @@ class ServerConnection(asyncio.Protocol):
         self.transport = transport
         self.server.connections.append(self)
         self.server.connected += 1
+        if self.server.on_connected:
+            self.server.on_connected.pop(0)(self)
+            return
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() == "h2":
             self._become_http2()
 
     def data_received(self, data):
-        if self.server.is_deaf:
+        if self.server.is_deaf or self.is_deaf:
             return
         if self.is_http2 is None:
             self._first += data
@@ -376,6 +379,8 @@ class Http2Server:
     taken: int = 0
     connections: list[ServerConnection] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    on_connected: list[Callable[[ServerConnection], None]] = field(default_factory=list)
+    """What happens to the next connections instead of serving them, one entry each."""
     on_stream_limit: Callable[[ServerConnection], int] | None = None
 
     def most_streams(self, connection):

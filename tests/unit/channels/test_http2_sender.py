@@ -43,7 +43,7 @@ class Ledger:
     """Answers 200 and counts how often each request was taken."""
 
     def __init__(self):
-        self.taken = Counter()
+        self.taken: Counter[int] = Counter()
 
     def __call__(self, asked):
         self.taken[number_of(asked)] += 1
@@ -257,9 +257,9 @@ async def test_what_the_server_says_at_goaway_is_told(make_sender, server_tls):
         asked.connection.go_away(0, ErrorCodes.NO_ERROR, b'{"reason":"BadCertificate"}')
 
     async with run_http2_server(answer, tls=server_tls) as server:
-        answer = await make_sender(server.port, resends=0).send(request(), WITHIN_S)
+        answered = await make_sender(server.port, resends=0).send(request(), WITHIN_S)
     detail = 'The server ended the connection (NO_ERROR: {"reason":"BadCertificate"}).'
-    assert answer == NotSent(Failure.GOING_AWAY, detail)
+    assert answered == NotSent(Failure.GOING_AWAY, detail)
 
 
 async def test_large_payloads_wait_for_the_window(make_sender, server_tls):
@@ -332,7 +332,8 @@ async def test_too_many_header_bytes_end_the_connection_and_no_more(make_sender,
 
 async def test_a_limit_that_shrinks_to_one_is_obeyed_at_once(make_sender, server_tls):
     """SETTINGS 1000 to 1 with 50 in flight: an HTTP library hung all 50 for ever; APNs does that on token trouble."""
-    ledger, peaks = Ledger(), []
+    ledger = Ledger()
+    peaks: list[int] = []
 
     def answer(asked):
         ledger.taken[number_of(asked)] += 1
@@ -484,7 +485,7 @@ async def test_a_connection_dead_since_long_is_found_out_before_it_carries_anyth
     async with run_http2_server(ledger, tls=server_tls) as server:
         sender = make_sender(server.port, trust_s=0.1, ping_s=0.1)
         assert (await sender.send(request(0), WITHIN_S)).status == 200
-        server.connections[0].data_received = lambda data: None
+        server.connections[0].is_deaf = True
         await asyncio.sleep(0.15)
         assert (await sender.send(request(1), WITHIN_S)).status == 200
         assert ledger.taken == {0: 1, 1: 1}
