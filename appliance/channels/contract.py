@@ -67,7 +67,9 @@ class Channel(Protocol):
     """One way out.
 
     `deliver` answers within `push.timeout_s` with one outcome; it does not retry, sleep, log content or touch the
-    database; exceptions are bugs. `slots` is how many pushes it takes at once. `close` lets what it holds finish.
+    database; exceptions are bugs. `lane_of` names what shares its weather within the channel: the push service of a
+    browser's subscription, or always the same where the credential is all there is; it holds no secret, since admins
+    see it. `slots` is how many pushes one lane takes at once. `close` lets what it holds finish.
     """
 
     @property
@@ -78,6 +80,13 @@ class Channel(Protocol):
 
     @property
     def slots(self) -> int: ...
+
+    @property
+    def has_one_lane(self) -> bool:
+        """Whether `lane_of` always gives the same name."""
+        ...
+
+    def lane_of(self, push: Push) -> str: ...
 
     async def deliver(self, push: Push) -> Outcome: ...
 

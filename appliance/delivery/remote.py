@@ -1,8 +1,13 @@
-"""Remote tries: claim, let the channel deliver, record the outcome. The claim is committed before the call."""
+"""Remote tries: claim, let the channel deliver, record the outcome. The claim is committed before the call.
+
+What may not begin because its lane is full or closed is either not read at all (where a channel has one lane), or put
+off by a moved `due_at`, so that it does not stand in the way of what other lanes could take.
+"""
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
 from typing import Final
@@ -11,6 +16,7 @@ from uuid import UUID
 from appliance.channels.contract import Channel, Push
 from appliance.channels.registry import ChannelSet
 from appliance.delivery.envelope import make_envelope
+from appliance.delivery.lanes import Lane, LaneReport, Lanes
 from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
 from appliance.domain.errors import CarillonError
@@ -37,11 +43,25 @@ TRY_TIMEOUT_S: Final = 20.0
 LEASE: Final = timedelta(seconds=60)
 """Longer than a try can take, so that only a dead process loses its lease."""
 
+MOST_AT_ONCE: Final = 512
+"""Most tries of all lanes at once."""
+SHORTEST_PUT_OFF_S: Final = 0.25
+ONLY_LANE: Final = "only"
+
 OpenAddress = Callable[[bytes], Secret]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Try:
+    """A delivery that is about to be tried; `push` is None where its address cannot be opened."""
+
+    due: Due
+    push: Push | None
+    lane: Lane
+
+
 class RemoteTries:
-    """Runs tries on the channels, each bounded by its channel's slots."""
+    """Runs tries on the channels, each bounded by its lane's slots and held back by its lane's breaker."""
 
     def __init__(
         self, database: Database, channels: ChannelSet, open_address: OpenAddress, clock: Clock, random: Random
@@ -51,7 +71,8 @@ class RemoteTries:
         self._open_address = open_address
         self._clock = clock
         self._random = random
-        self._in_flight: dict[UUID, tuple[Channel, asyncio.Task[None]]] = {}
+        self._lanes = Lanes(random)
+        self._in_flight: dict[UUID, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
         self._on_free: Callable[[], None] = lambda: None
         self._on_retired: Callable[[UUID], None] = lambda device_id: None
@@ -71,73 +92,99 @@ class RemoteTries:
         """The deliveries that this process has in hand right now, whatever the wall clock says of their leases."""
         return list(self._in_flight)
 
+    def report_lanes(self) -> Sequence[LaneReport]:
+        """Give the lanes that are in use or not well, for console and metrics."""
+        return self._lanes.report(self._clock.monotonic())
+
     def busy_kinds(self) -> frozenset[AddressKind]:
-        """Give the kinds of address whose channel has no free slot."""
-        return frozenset(
-            kind
-            for kind in self._channels.remote_kinds
-            if (c := self._channels.channel_for(kind)) and not self._free(c)
-        )
+        """Give the kinds of address for which nothing could begin now, so that they need not be read."""
+        if len(self._in_flight) >= MOST_AT_ONCE:
+            return self._channels.remote_kinds
+        now = self._clock.monotonic()
+        return frozenset(kind for kind in self._channels.remote_kinds if self._is_busy(kind, now))
+
+    def _is_busy(self, kind: AddressKind, now: float) -> bool:
+        channel = self._channels.channel_for(kind)
+        return channel is not None and channel.has_one_lane and not self._lanes.of(channel, ONLY_LANE).may_begin(now)
 
     async def start(self, due: Sequence[Due], now: datetime) -> int:
-        """Claim and begin as many tries as there are free slots; gives how many began."""
+        """Claim and begin what may begin, put the rest off until its lane may be free; gives how many of both."""
         if self._group is None:
             return 0
-        chosen: list[tuple[Due, Channel]] = []
-        taken: dict[int, int] = {}
+        chosen: list[_Try] = []
+        put_off: list[Move] = []
+        now_mono = self._clock.monotonic()
         for delivery in due:
             channel = self._channels.channel_for(delivery.address_kind)
             # A clock that jumped may show a lease as run out that this very process still holds.
             if channel is None or delivery.id in self._in_flight:
                 continue
-            if taken.get(channel.name, 0) >= self._free(channel):
-                continue
-            taken[channel.name] = taken.get(channel.name, 0) + 1
-            chosen.append((delivery, channel))
-        if not chosen:
+            push = self._make_push(delivery)
+            lane = self._lanes.of(channel, ONLY_LANE if push is None or channel.has_one_lane else channel.lane_of(push))
+            if len(self._in_flight) + len(chosen) < MOST_AT_ONCE and lane.may_begin(now_mono):
+                lane.begin(now_mono)
+                chosen.append(_Try(delivery, push, lane))
+            elif not channel.has_one_lane:
+                put_off.append(Move(delivery.id, None, due_at=self._free_again_at(lane, delivery, now, now_mono)))
+        if put_off:
+            await self._database.write(move_job(put_off, now))
+        return len(put_off) + await self._begin(chosen, now)
+
+    async def _begin(self, chosen: Sequence[_Try], now: datetime) -> int:
+        if not chosen or self._group is None:
             return 0
-        claimed = set(await self._database.write(claim_job([delivery.id for delivery, _ in chosen], now + LEASE)))
-        for delivery, channel in chosen:
-            if delivery.id in claimed:
-                task = self._group.create_task(self._try(delivery, channel))
-                self._in_flight[delivery.id] = (channel, task)
+        waiting = dict.fromkeys(chosen)
+        try:
+            claimed = set(await self._database.write(claim_job([one.due.id for one in chosen], now + LEASE)))
+            for one in chosen:
+                if one.due.id in claimed:
+                    del waiting[one]
+                    self._in_flight[one.due.id] = self._group.create_task(self._try(one))
+        finally:
+            for one in waiting:
+                one.lane.abandon()
         return len(claimed)
+
+    def _free_again_at(self, lane: Lane, due: Due, now: datetime, now_mono: float) -> datetime:
+        rests_s = max(SHORTEST_PUT_OFF_S, (lane.breaker.open_until or now_mono) - now_mono)
+        # Spread out: what waits for one lane must not come back in one instant.
+        return min(due.expires_at, now + timedelta(seconds=rests_s * (1 + self._random.random())))
 
     async def hand_back(self) -> None:
         """Stop what is in flight and give the claims back, so that the next start takes them up at once."""
         held = dict(self._in_flight)
-        for _, task in held.values():
+        for task in held.values():
             task.cancel()
         if held:
-            await asyncio.wait([task for _, task in held.values()])
+            await asyncio.wait(held.values())
             await self._database.write(hand_back_job(list(held), self._clock.now()))
 
-    def _free(self, channel: Channel) -> int:
-        used = sum(1 for other, _ in self._in_flight.values() if other is channel)
-        return max(0, channel.slots - used)
-
-    async def _try(self, due: Due, channel: Channel) -> None:
+    async def _try(self, one: _Try) -> None:
         started_at, started_mono = self._clock.now(), self._clock.monotonic()
+        outcome: Outcome | None = None
         try:
-            outcome = await self._deliver(due, channel)
-            await self._record(due, channel, outcome, started_at, self._clock.monotonic() - started_mono)
+            outcome = await self._deliver(one)
+            await self._record(one.due, one.lane.channel, outcome, started_at, self._clock.monotonic() - started_mono)
         except CarillonError as refusal:
             # The outcome could not be kept: the lease runs out and the try is repeated under the same id.
-            logger.error("attempt_not_recorded", extra={"delivery": str(due.id), "code": refusal.code})
+            logger.error("attempt_not_recorded", extra={"delivery": str(one.due.id), "code": refusal.code})
         except Exception:
-            logger.exception("attempt_failed", extra={"delivery": str(due.id)})
+            logger.exception("attempt_failed", extra={"delivery": str(one.due.id)})
         finally:
-            self._in_flight.pop(due.id, None)
+            if outcome is None or one.push is None:
+                # Nothing was asked of the provider, so nothing is known of it.
+                one.lane.abandon()
+            else:
+                one.lane.end(outcome, self._clock.monotonic())
+            self._in_flight.pop(one.due.id, None)
             self._on_free()
 
-    async def _deliver(self, due: Due, channel: Channel) -> Outcome:
+    def _make_push(self, due: Due) -> Push | None:
         try:
             address = self._open_address(due.address_sealed)
         except SealError:
-            return Misconfigured(
-                "The stored address cannot be opened: SECRET_KEY is not the one it was sealed with.", code="sealed"
-            )
-        push = Push(
+            return None
+        return Push(
             envelope=make_envelope(
                 id=due.notification_id,
                 app_id=due.app_id,
@@ -154,13 +201,21 @@ class RemoteTries:
             timeout_s=TRY_TIMEOUT_S,
             registered_at=due.registered_at,
         )
+
+    async def _deliver(self, one: _Try) -> Outcome:
+        if one.push is None:
+            return Misconfigured(
+                "The stored address cannot be opened: SECRET_KEY is not the one it was sealed with.", code="sealed"
+            )
+        channel = one.lane.channel
         try:
             async with asyncio.timeout(TRY_TIMEOUT_S + 1):
-                return await channel.deliver(push)
+                return await channel.deliver(one.push)
         except TimeoutError:
             return Retry("The provider did not answer in time.", code="timeout")
         except Exception:
-            logger.exception("channel_failed", extra={"channel": channel.name.name.lower(), "delivery": str(due.id)})
+            fact = {"channel": channel.name.name.lower(), "delivery": str(one.due.id)}
+            logger.exception("channel_failed", extra=fact)
             return Retry("An unexpected error occurred while sending; it is logged.", code="internal_error")
 
     async def _record(self, due: Due, channel: Channel, outcome: Outcome, started_at: datetime, took_s: float) -> None:

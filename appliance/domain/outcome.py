@@ -36,11 +36,17 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """It may work later: weather, not the device's fault. `after` is the provider's own wish (Retry-After), if any."""
+    """It may work later: weather, not the device's fault. `after` is the provider's own wish (Retry-After), if any.
+
+    `is_about_device`: the provider works, and holds only this device back. `pauses_all`: `after` is meant for all
+    that is sent with this credential.
+    """
 
     reason: str
     after: timedelta | None = None
     code: str = "retry"
+    is_about_device: bool = False
+    pauses_all: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,11 @@ class ScriptedChannel:
         self.most_at_once = 0
         self._at_once = 0
 
+    has_one_lane = True
+
+    def lane_of(self, push):
+        return "only"
+
     async def deliver(self, push):
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
