@@ -30,25 +30,29 @@ class Authority:
 
     def write_server_file(self, *names: str) -> Path:
         """Write a server's certificate for the names and its key into one file."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(
-            x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]),
-            key.public_key(),
-            is_authority=False,
-            names=list(names),
-        )
-        path = self._folder / f"{certificate.serial_number}.pem"
-        path.write_bytes(
-            key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-            + certificate.public_bytes(Encoding.PEM)
-        )
+        certificate, key = self._issue([x509.NameAttribute(NameOID.COMMON_NAME, names[0])], list(names))
+        path = self._folder / f"{x509.load_pem_x509_certificate(certificate.encode()).serial_number}.pem"
+        path.write_text(key + certificate)
         return path
 
     def write_certificate(self) -> Path:
         """Write this authority's own certificate into a file."""
         path = self._folder / "authority.pem"
-        path.write_bytes(self._certificate.public_bytes(Encoding.PEM))
+        path.write_text(self.pem)
         return path
+
+    def client_certificate(self, common_name: str, *, user_id: str) -> tuple[str, str]:
+        """Give a client's certificate and private key as PEM; `user_id` is where Apple's name the topic."""
+        subject = [
+            x509.NameAttribute(NameOID.USER_ID, user_id),
+            x509.NameAttribute(NameOID.COMMON_NAME, common_name),
+        ]
+        return self._issue(subject, [])
+
+    @property
+    def pem(self) -> str:
+        """The authority's own certificate."""
+        return self._certificate.public_bytes(Encoding.PEM).decode()
 
     def trust(self, tls: ssl.SSLContext) -> ssl.SSLContext:
         """Make a client's TLS settings trust this authority; gives them back."""
