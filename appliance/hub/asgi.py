@@ -13,7 +13,7 @@ from appliance.hub.http_transports import HttpTransports
 from appliance.hub.negotiate import WEBSOCKETS
 from appliance.hub.refusals import Refusal
 from appliance.hub.requests import MOUNT_PATH, NO_STORE, HubRequest, deny, read_request, refuse, respond
-from appliance.hub.transport_websocket import serve_websocket
+from appliance.hub.transport_websocket import resume_websocket, serve_websocket
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +79,14 @@ class HubApplication:
             if request.is_negotiation:
                 raise Refusal(404, "", cause="path")
             guest = await self._gate.authenticate(request)
-            negotiation = self._gate.admit(guest, request.id, WEBSOCKETS)
+            again = self._gate.admit_again(guest, request.id)
+            negotiation = None if again is not None else self._gate.admit(guest, request.id, WEBSOCKETS)
         except Refusal as refusal:
             self._core.counters.count_refused(refusal.cause)
             await deny(scope, send, refusal)
+            return
+        if again is not None:
+            await resume_websocket(self._core, self._gate, guest, *again, receive, send)
             return
         # No await between the admission and the connection: what was counted is counted at once.
         await serve_websocket(self._core, self._gate, guest, negotiation, receive, send)

@@ -3,17 +3,21 @@
 A transport feeds `receive` with what arrives, and closes when `ending` is set; it lends the connection a `Pipe` to
 write to. Handshake, dialects, timeouts and the slow-reader rule are the same on every transport; what a client may call
 is in `hub.calls`.
+
+With stateful reconnect (see `hub.resume`) a connection may outlive its socket. While its client is away it stays what
+it is to everybody else: present, seated, offered notifications, ended by whatever ends a connection. `lose_socket`
+lends it a pipe that leads nowhere, `resume` the pipe of the next socket.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+import math
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Final, Protocol
 from uuid import UUID
 
 from appliance.domain.principal import Principal
-from appliance.hub import calls, endings
+from appliance.hub import calls, endings, reading
 from appliance.hub.core import HubCore
 from appliance.hub.encoding import Frame
 from appliance.hub.endings import Ending
@@ -23,51 +27,19 @@ from appliance.hub.negotiate import TransportOffer
 from appliance.hub.order import Place, SentOrder
 from appliance.hub.origin import NOWHERE, Origin
 from appliance.hub.outbox import Outbox, WriteFuture
-from appliance.hub.protocol import (
-    ClientTimedOut,
-    CloseReceived,
-    CompletionReceived,
-    InvocationReceived,
-    LiveEvent,
-    LiveProtocol,
-    PingDue,
-    ProtocolTimes,
-    ProtocolViolation,
-)
+from appliance.hub.pipe import Pipe
+from appliance.hub.protocol import AckDue, ClientTimedOut, LiveProtocol, PingDue, ProtocolTimes
 from appliance.hub.replay import HISTORY_PASSED
+from appliance.hub.resumable_outbox import ResumableOutbox
 from appliance.hub.session import Session
 
 logger = logging.getLogger(__name__)
-
-# After so many messages, and after so many bytes of messages that need no answer, others get a turn of the loop.
-_TURN: Final = 64
-_CHUNK_BYTES: Final = 16_384
-
-
-class Pipe(Protocol):
-    """The way out that a transport lends to its connection."""
-
-    @property
-    def is_write_bounded(self) -> bool:
-        """Whether a write that takes longer than the write deadline means a reader that does not read.
-
-        False where a write waits for the client's next request, and the transport has a deadline of its own.
-        """
-        ...
-
-    def start_write(self, payload: str | bytes) -> WriteFuture:
-        """Begin to write one frame; never called while an earlier write is unfinished."""
-        ...
-
-    def interrupt(self) -> None:
-        """Make the transport stop reading, see `Connection.ending` and close."""
-        ...
 
 
 class Connection:
     """A connection that was let in for a user; it counts from the moment it is made until `finish`.
 
-    Whoever makes it must see to it that `finish` is awaited.
+    Whoever lends it the pipe that it has at its end must see to it that `finish` is awaited.
     """
 
     def __init__(
@@ -80,8 +52,9 @@ class Connection:
         origin: Origin = NOWHERE,
         *,
         times: ProtocolTimes | None = None,
+        is_stateful: bool = False,
     ) -> None:
-        """`times` are the transport's own; None for those of the limits."""
+        """`times` are the transport's own; None for those of the limits. `is_stateful` grants stateful reconnect."""
         self.wake_at: float | None = None
         self.ending: Ending | None = None
         self.core = core
@@ -94,15 +67,19 @@ class Connection:
         self.acknowledging = calls.Slots(core.limits.acknowledgements_in_flight)
         self._last_session: Session | None = None
         self._pipe = pipe
-        self._outbox = Outbox(pipe.start_write, core.clock, core.limits.outbox_bytes, self._watch_write)
+        self._outbox: Outbox | ResumableOutbox = self._make_outbox(pipe.start_write)
         self._handshake: AwaitingHandshake | None = AwaitingHandshake(
             core.encodings,
             times or core.limits.protocol,
             core.clock.monotonic(),
             transfer_formats=transport.transfer_formats,
+            is_stateful=is_stateful,
         )
         self._live: LiveProtocol | None = None
-        self._is_reading = False
+        self._resumable: ResumableOutbox | None = None
+        self._reading_turn = asyncio.Lock() if is_stateful else None
+        self._read_pipe: Pipe | None = None
+        self._away_since: float | None = None
         self._replaying: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         core.presence.add(self, user_id, principal.token_id, origin.site)
@@ -154,6 +131,9 @@ class Connection:
         """End the connection; the first call decides how. From now on nothing is offered to it."""
         if self.ending is not None:
             return
+        if self._away_since is not None:
+            # There is nobody to say goodbye to.
+            ending = replace(ending, is_abrupt=True)
         self.ending = ending
         self._leave(ending)
         session = self._last_session
@@ -161,29 +141,87 @@ class Connection:
             self.report_cut(session.device_id, self._outbox.drop_queue(), ending.reason)
         if self._live is not None and not ending.is_abrupt:
             goodbye = self._live.encoding.encode_close(ending.error, allow_reconnect=ending.allow_reconnect)
-            if not self._outbox.push(goodbye):
+            if not self._outbox.push_unnumbered(goodbye):
                 self.ending = replace(ending, is_abrupt=True)
         if self.ending.is_abrupt:
-            self._close_outbox(ending.reason)
-        if ending is endings.SLOW_READER:
+            self._close_outbox()
+        if ending.reason == endings.SLOW_READER.reason:
             logger.info("hub_slow_reader_cut", extra={"user_id": str(self.user_id)})
         self._pipe.interrupt()
 
     # What the transport asks.
 
-    async def receive(self, data: str | bytes) -> None:
-        """Take what arrived; a transport that awaits this reads no faster than the client is served."""
+    async def receive(self, data: str | bytes, pipe: Pipe | None = None) -> None:
+        """Take what arrived; a transport that awaits this reads no faster than the client is served.
+
+        What came by another `pipe` than the connection has now is not read: its client is going to send it again.
+        """
+        if self._reading_turn is None:
+            await self._receive(data, self._pipe)
+            return
+        # What the socket before brought is served to its end: it was counted, and is not going to come again.
+        async with self._reading_turn:
+            if pipe is None or pipe is self._pipe:
+                await self._receive(data, self._pipe)
+
+    async def _receive(self, data: str | bytes, pipe: Pipe) -> None:
         if self.ending is not None:
             return
-        self._is_reading = True
+        self._read_pipe = pipe
         try:
             if self._handshake is not None:
                 self._shake_hands(self._handshake, data)
                 data = b""
             if self._live is not None and self.ending is None:
-                await self._read(self._live, data)
+                await reading.read(self, self._live, data, pipe)
         finally:
-            self._is_reading = False
+            self._read_pipe = None
+
+    def is_carried_by(self, pipe: Pipe) -> bool:
+        """Tell whether this pipe is the one that the connection has."""
+        return self._pipe is pipe
+
+    def lose_socket(self, absence: Pipe) -> bool:
+        """The socket is lost without a goodbye: wait for the client on `absence`; False where that was not agreed."""
+        if self._resumable is None or self.ending is not None:
+            return False
+        now = self.core.clock.monotonic()
+        self._resumable.lose_socket()
+        self._pipe = absence
+        self._away_since = now
+        self.core.away += 1
+        if self.session is not None:
+            self.session.forget_round_trips()
+        self.core.deadlines.wake(self, now + self.core.limits.disconnect_timeout_s)
+        return True
+
+    @property
+    def is_resumable(self) -> bool:
+        """Whether another socket may carry the connection on."""
+        return self._resumable is not None and self.ending is None
+
+    def resume(self, pipe: Pipe, principal: Principal) -> bool:
+        """Go on over another socket of the client; False when that is not possible (any more).
+
+        Nothing is written to the socket before any more, whether it is known to be lost or not.
+        """
+        if self._resumable is None or self._live is None or self.ending is not None:
+            return False
+        now = self.core.clock.monotonic()
+        older, self._pipe = self._pipe, pipe
+        if self._away_since is not None:
+            self.core.away -= 1
+            self._away_since = None
+        elif self._read_pipe is not older:
+            older.interrupt()
+        if self.session is not None:
+            self.session.forget_round_trips()
+        self._live.begin_socket(now)
+        self._resumable.begin_socket(pipe.start_write, self._live.encoding.encode_sequence)
+        self.core.counters.resumed += 1
+        self.renew(principal)
+        self._schedule()
+        return True
 
     def renew(self, principal: Principal) -> None:
         """Go on with another token of the same user: it expires and is revoked in place of the one before."""
@@ -200,7 +238,7 @@ class Connection:
     async def finish(self) -> None:
         """Settle what is left when the transport has ended: report what was not written, await what still runs."""
         self.end(endings.SOCKET_LOST)
-        self._close_outbox(endings.SOCKET_LOST.reason if self.ending is None else self.ending.reason)
+        self._close_outbox()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
@@ -217,7 +255,7 @@ class Connection:
             self.push(self._live.encoding.encode_error(invocation_id, error))
 
     async def wait_for_room(self) -> None:
-        """Wait until the client has read so far that half of its outbox is free, or until it is gone."""
+        """Wait until the client is there and has read so far that half of its outbox is free, or until it is gone."""
         await self._outbox.wait_until_below(self.core.limits.outbox_bytes // 2)
 
     def push(self, frame: Frame, notification_id: UUID | None = None) -> bool:
@@ -225,14 +263,20 @@ class Connection:
         if self._outbox.push(frame, notification_id):
             return True
         if self.ending is None:
-            self.end(endings.SLOW_READER)
+            is_stuck = self._resumable is None or self._outbox.stuck_since() is not None
+            self.end(endings.SLOW_READER if is_stuck else endings.NOT_ACKNOWLEDGED)
         return False
+
+    def acknowledge_sent(self, sequence_id: int) -> None:
+        """The client has every numbered message up to this one."""
+        if self._resumable is not None:
+            self._resumable.acknowledge(sequence_id)
 
     def send_full(self, session: Session, notification: EncodedNotification, *, is_measured: bool) -> None:
         """Send a notification to the session; measured offers teach it its acknowledgement window."""
         if self._live is None:
             return
-        if is_measured:
+        if is_measured and self._away_since is None:
             session.note_offered(notification.id, self.core.clock.monotonic())
         if not self.push(notification.frame(session.dialect, self._live.encoding), notification.id):
             self.report_cut(session.device_id, [notification.id], endings.SLOW_READER.reason)
@@ -276,24 +320,18 @@ class Connection:
     # Time.
 
     def pass_time(self, now: float) -> float | None:
-        """Do what is due: refuse a late handshake, cut a stuck writer, end an expired token, ping."""
+        """Do what is due: refuse a late handshake, cut who does not read, end an expired token, acknowledge, ping."""
         if self.ending is not None:
             return None
         if self._handshake is not None:
             return self._pass_handshake_time(self._handshake, now)
-        stuck_since = self._outbox.stuck_since() if self._pipe.is_write_bounded else None
-        stuck_at = None if stuck_since is None else stuck_since + self.core.limits.write_deadline_s
-        if stuck_at is not None and now >= stuck_at:
-            self.end(endings.SLOW_READER)
-            return None
         token_left_s = (self.principal.expires_at - self.core.clock.now()).total_seconds()
-        if token_left_s <= 0:
-            self.end(endings.TOKEN_EXPIRED)
-            return None
-        protocol_at = self._pass_protocol_time(now)
-        if protocol_at is None:
-            return None
-        return min(protocol_at, now + token_left_s, protocol_at if stuck_at is None else stuck_at)
+        ending, cut_at = self._find_end_of_patience()
+        if token_left_s > 0 and now < cut_at:
+            due_at = cut_at if self._away_since is not None else self._pass_protocol_time(now)
+            return None if due_at is None else min(due_at, cut_at, now + token_left_s)
+        self.end(ending if now >= cut_at else endings.TOKEN_EXPIRED)
+        return None
 
     def _pass_handshake_time(self, handshake: AwaitingHandshake, now: float) -> float | None:
         refused = handshake.pass_time(now)
@@ -308,17 +346,39 @@ class Connection:
         if live is None:
             return None
         live.note_sent(self._outbox.last_write_at)
-        if self._is_reading:
+        if self._read_pipe is not None:
             live.note_busy(now)
         match live.pass_time(now):
             case PingDue():
-                self.push(live.encoding.ping)
+                self._push_unnumbered(live.encoding.ping)
                 live.note_sent(now)
+            case AckDue(sequence_id):
+                self._push_unnumbered(live.encoding.encode_ack(sequence_id))
             case ClientTimedOut():
                 self.end(endings.CLIENT_TIMED_OUT)
             case None:
                 pass
         return None if self.ending is not None else live.next_deadline
+
+    def _find_end_of_patience(self) -> tuple[Ending, float]:
+        """Give the moment (monotonic seconds) at which the client has kept the hub waiting too long, and the ending."""
+        limits = self.core.limits
+        if self._away_since is not None:
+            return endings.SOCKET_LOST, self._away_since + limits.disconnect_timeout_s
+        stuck_since = self._outbox.stuck_since() if self._pipe.is_write_bounded else None
+        if stuck_since is not None:
+            return endings.SLOW_READER, stuck_since + limits.write_deadline_s
+        owed_since = None if self._resumable is None else self._resumable.unacknowledged_since
+        if owed_since is not None:
+            return endings.NOT_ACKNOWLEDGED, owed_since + limits.unacknowledged_deadline_s
+        return endings.SLOW_READER, math.inf
+
+    def _push_unnumbered(self, frame: Frame) -> None:
+        if not self._outbox.push_unnumbered(frame) and self.ending is None:
+            self.end(endings.SLOW_READER)
+
+    def _make_outbox(self, write: Callable[[str | bytes], WriteFuture]) -> Outbox:
+        return Outbox(write, self.core.clock, self.core.limits.outbox_bytes, self._watch_write)
 
     def _watch_write(self) -> None:
         if self._pipe.is_write_bounded:
@@ -336,7 +396,12 @@ class Connection:
             return
         self._handshake = None
         self.core.end_handshake(self.origin.site)
-        self._live = outcome.live
+        self._live = live = outcome.live
+        if live.is_stateful and isinstance(self._outbox, Outbox):
+            limits = self.core.limits
+            self._outbox = self._resumable = ResumableOutbox(
+                self._outbox, self._make_outbox, self.core.clock, limits.unacknowledged_bytes
+            )
         self.go_plain()
         self._schedule()
 
@@ -345,33 +410,6 @@ class Connection:
         if again_at is not None:
             self.core.deadlines.wake(self, again_at)
 
-    async def _read(self, live: LiveProtocol, data: str | bytes) -> None:
-        received = data.encode() if isinstance(data, str) else data
-        for start in range(0, len(received) or 1, _CHUNK_BYTES):
-            if start:
-                await asyncio.sleep(0)
-            events = live.receive(received[start : start + _CHUNK_BYTES], self.core.clock.monotonic())
-            for number, event in enumerate(events, start=1):
-                await self._handle(event)
-                if self.ending is not None:
-                    return
-                if number % _TURN == 0:
-                    await asyncio.sleep(0)
-        # The first ping of a client brings its timeout, which may be earlier than what was next.
-        self.core.deadlines.wake(self, live.next_deadline)
-
-    async def _handle(self, event: LiveEvent) -> None:
-        match event:
-            case InvocationReceived():
-                await calls.answer_invocation(self, event)
-            case CompletionReceived():
-                await calls.take_completion(self, event)
-            case CloseReceived():
-                self.end(endings.CLIENT_CLOSED)
-            case ProtocolViolation(reason):
-                logger.info("hub_protocol_violation", extra={"user_id": str(self.user_id), "reason": reason})
-                self.end(endings.PROTOCOL_VIOLATION)
-
     # Leaving.
 
     def _leave(self, ending: Ending) -> None:
@@ -379,6 +417,8 @@ class Connection:
         core.deadlines.forget(self)
         core.presence.remove(self, self.user_id, self.principal.token_id, self.origin.site)
         core.counters.count_ended(ending.reason)
+        if self._away_since is not None:
+            core.away -= 1
         if self._handshake is not None:
             self._handshake = None
             core.end_handshake(self.origin.site)
@@ -387,7 +427,8 @@ class Connection:
         if self.session is not None:
             self.unseat(self.session, ending.reason)
 
-    def _close_outbox(self, reason: str) -> None:
-        unwritten = self._outbox.close()
+    def _close_outbox(self) -> None:
+        ending = self.ending or endings.SOCKET_LOST
+        unwritten = self._outbox.close(is_lost=ending.is_abrupt)
         if self._last_session is not None:
-            self.report_cut(self._last_session.device_id, unwritten, reason)
+            self.report_cut(self._last_session.device_id, unwritten, ending.reason)

@@ -27,6 +27,7 @@ class HubCounters:
     replayed: int = 0
     acknowledged: int = 0
     cut: int = 0
+    resumed: int = 0
     caught_up: int = 0
     ended: dict[str, int] = field(default_factory=dict)
     refused: dict[str, int] = field(default_factory=dict)
@@ -53,6 +54,8 @@ class HubCore:
     handshakes_pending: int = 0
     handshakes_at_site: dict[str, int] = field(default_factory=dict)
     is_draining: bool = False
+    away: int = 0
+    """Connections whose client lost its socket and may come back with another one."""
     seats: SeatClock | None = None
     """Set where this is one node among several: then `hub.order` and `hub.resync` are in force."""
     catching_up: asyncio.Semaphore = field(init=False)

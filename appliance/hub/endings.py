@@ -42,6 +42,10 @@ INTERNAL_ERROR: Final = Ending(
 # What waits for the older session is part of the newer one's history, so it is not written twice.
 REPLACED: Final = Ending("replaced", "This device connected again elsewhere.", drops_queue=True)
 SLOW_READER: Final = Ending("slow_reader", is_abrupt=True)
+# It reads, but does not say so as stateful reconnect has it, and what might have to be repeated is bounded.
+NOT_ACKNOWLEDGED: Final = Ending(
+    "slow_reader", "Too much was not acknowledged.", allow_reconnect=True, drops_queue=True
+)
 SOCKET_LOST: Final = Ending("socket_lost", is_abrupt=True)
 
 

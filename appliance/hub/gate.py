@@ -99,6 +99,7 @@ class Gate:
             version,
             app_id=guest.principal.app_id,
             site=guest.origin.site,
+            is_stateful=request.query.get("usestatefulreconnect", "").lower() == "true",
         )
         return make_answer(negotiation, version, self._offers)
 
@@ -113,6 +114,18 @@ class Gate:
             raise Refusal(403, "The connection belongs to another user.", cause="foreign_id")
         return negotiation
 
+    def admit_again(self, guest: Guest, token: str | None) -> tuple[Negotiation[Connection], Connection] | None:
+        """Let a client go on with its connection over another WebSocket; None where it is to be admitted anew.
+
+        403 for another user's id. Nothing is counted again, so no cap applies; the newest socket wins.
+        """
+        negotiation = self._negotiations.find(token) if token else None
+        connection = None if negotiation is None else negotiation.connection
+        if negotiation is None or connection is None or not connection.is_resumable:
+            return None
+        self.find(guest, token)
+        return negotiation, connection
+
     def admit(self, guest: Guest, token: str | None, transport: TransportOffer) -> Negotiation[Connection] | None:
         """Let a transport begin, with an id or (None) without; the caller makes the connection at once.
 
@@ -124,6 +137,8 @@ class Gate:
             return None
         negotiation = self.find(guest, token)
         if negotiation.state is NegotiationState.OPEN:
+            if negotiation.connection is not None and negotiation.connection.ending is not None:
+                raise Refusal(404, UNKNOWN_ID, cause="unknown_id")
             if negotiation.transport is transport:
                 raise Refusal(409, ID_IN_USE, cause="id_in_use")
             raise Refusal(400, OTHER_TRANSPORT, cause="other_transport")

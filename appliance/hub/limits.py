@@ -29,11 +29,20 @@ class HubLimits:
     """Ids given out to one network address and not opened yet. Beyond it: 503."""
     negotiation_lifetime_s: float = 15.0
     """An id that was not opened for so long is forgotten (404)."""
+    disconnect_timeout_s: float = 15.0
+    """A client that lost its socket and may come back, having agreed on stateful reconnect, is lost after so long."""
 
     outbox_bytes: int = 262_144
     """Bytes waiting behind a write that has not finished. Beyond it the connection is cut: `slow_reader`."""
     write_deadline_s: float = 10.0
     """Longest single write. Beyond it the connection is cut: `slow_reader`."""
+    unacknowledged_bytes: int = 262_144
+    """Bytes that a client with stateful reconnect has not acknowledged. Beyond it the connection is cut: `slow_reader`.
+
+    As much as may wait for one without it; clients acknowledge once a second, so a replay takes half of it a second.
+    """
+    unacknowledged_deadline_s: float = 60.0
+    """Longest wait for such an acknowledgement. Beyond it the connection is cut: `slow_reader`."""
     close_deadline_s: float = 5.0
     """Longest wait for the last frames and for the peer's close frame; then the socket is dropped."""
 

@@ -6,8 +6,7 @@ flight; what is pushed meanwhile waits in a bounded queue, and the next write ca
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -62,7 +61,8 @@ class Outbox:
         self._clock = clock
         self._limit_bytes = limit_bytes
         self._on_backlog = on_backlog
-        self._queue: deque[tuple[Frame, UUID | None]] = deque()
+        # A list, because an empty deque holds half a kilobyte; what it holds is always taken out all at once.
+        self._queue: list[tuple[Frame, UUID | None]] = []
         self._queued_bytes = 0
         self._in_flight: WriteFuture | None = None
         self._in_flight_ids: tuple[UUID, ...] = _NOTHING
@@ -103,6 +103,16 @@ class Outbox:
             self._on_backlog()
         return True
 
+    def push_unnumbered(self, frame: Frame) -> bool:
+        """Send a frame that stateful reconnect would not number; here it is like any other."""
+        return self.push(frame)
+
+    def push_joined(self, frames: Sequence[tuple[Frame, UUID | None]]) -> None:
+        """Send all of them as one frame, whatever their size. For an outbox to which nothing was pushed before."""
+        self._queue.extend(frames)
+        payload, ids = self._take_all()
+        self._start(payload, ids)
+
     async def wait_until_below(self, queued_bytes: int) -> None:
         """Wait until at most so many bytes are queued, or the outbox is closed."""
         while self._queued_bytes > queued_bytes and not self._is_closed:
@@ -122,8 +132,11 @@ class Outbox:
         self._wake_waiters()
         return ids
 
-    def close(self) -> list[UUID]:
-        """Write nothing more, abandon the write in flight; give the notifications that were not written for certain."""
+    def close(self, *, is_lost: bool = False) -> list[UUID]:
+        """Write nothing more, abandon the write in flight; give the notifications that were not written for certain.
+
+        Whether the socket `is_lost` makes no difference: what was written is not known to have arrived, or not to.
+        """
         ids: list[UUID] = []
         self._is_closed = True
         in_flight, self._in_flight = self._in_flight, None

@@ -23,7 +23,7 @@ Sources: dotnet/aspnetcore `HubProtocol.md` and `MessageBuffer`; the official Ja
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 from uuid import UUID
 
@@ -61,7 +61,7 @@ class Unacknowledged:
         return self._kept
 
     @property
-    def notification_ids(self) -> Sequence[UUID]:
+    def notification_ids(self) -> list[UUID]:
         """The notifications among what is kept."""
         return [notification_id for _, notification_id in self._kept if notification_id is not None]
 
@@ -75,6 +75,12 @@ class Unacknowledged:
         if self.waiting_since is None:
             self.waiting_since = now
         return True
+
+    def take_back(self) -> None:
+        """Forget the newest message, which was not sent after all."""
+        frame, _ = self._kept.pop()
+        self._bytes -= frame.size_bytes
+        self._last_id -= 1
 
     def acknowledge(self, sequence_id: int, now: float) -> None:
         """Forget everything up to this number. Numbers that were acknowledged before, or not sent yet, do nothing."""

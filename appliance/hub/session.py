@@ -106,6 +106,10 @@ class Session:
             del self._offered_at[next(iter(self._offered_at))]
         self._offered_at[notification_id] = now
 
+    def forget_round_trips(self) -> None:
+        """What is under way may have to be sent again: how long its answer takes says nothing about the device."""
+        self._offered_at.clear()
+
     def note_acknowledged(self, notification_id: UUID, now: float) -> float | None:
         """Give the round trip in seconds, None when it was not measured."""
         offered_at = self._offered_at.pop(notification_id, None)

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # The server tells 1005 for a lost TCP connection as well as for a close frame without a code: only these are certain.
 _PROPER_CODES: Final = (1000, 1001)
+_NO_CODE: Final = 1005
+_LOST_CODES: Final = (_NO_CODE, 1006)
 
 
 class WebSocketPipe:
@@ -46,9 +48,35 @@ class WebSocketPipe:
         return asyncio.ensure_future(_await_quietly(sending))
 
     def interrupt(self) -> None:
-        """Cancel the reading task, unless it is the one that calls: that one looks at `ending` by itself."""
+        """Cancel the reading task, unless it is the one that calls: that one looks at the connection by itself."""
         if self._reader is not None and self._reader is not asyncio.current_task():
             self._reader.cancel()
+
+
+class Absence:
+    """Stands in for the socket of a client that is away, and sees to the end of its connection if it stays away."""
+
+    is_write_bounded = False
+
+    def __init__(
+        self, core: HubCore, gate: Gate, negotiation: Negotiation[Connection] | None, connection: Connection
+    ) -> None:
+        self._core = core
+        self._gate = gate
+        self._negotiation = negotiation
+        self._connection = connection
+
+    def start_write(self, payload: str | bytes) -> WriteFuture:
+        """Never called: what is sent to a client that is away is kept."""
+        raise RuntimeError("there is no socket to write to")
+
+    def interrupt(self) -> None:
+        """The connection has ended."""
+        self._core.run(self._finish())
+
+    async def _finish(self) -> None:
+        self._gate.finish(self._negotiation)
+        await self._connection.finish()
 
 
 async def serve_websocket(
@@ -60,38 +88,98 @@ async def serve_websocket(
     send: Send,
 ) -> None:
     """Serve a WebSocket that was admitted, from its acceptance to its end."""
-    connection = Connection(core, guest.principal, guest.user_id, WebSocketPipe(send), WEBSOCKETS, guest.origin)
+    is_stateful = negotiation is not None and negotiation.is_stateful
+    pipe = WebSocketPipe(send)
+    connection = Connection(
+        core, guest.principal, guest.user_id, pipe, WEBSOCKETS, guest.origin, is_stateful=is_stateful
+    )
     if negotiation is not None:
         negotiation.connection = connection
+    await _carry(core, gate, negotiation, connection, pipe, receive, send, is_accepted=False)
+
+
+async def resume_websocket(
+    core: HubCore,
+    gate: Gate,
+    guest: Guest,
+    negotiation: Negotiation[Connection],
+    connection: Connection,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Serve another WebSocket of a client that goes on with its connection, from its acceptance to its end."""
+    pipe = WebSocketPipe(send)
+    try:
+        await send({"type": "websocket.accept"})
+        if not connection.resume(pipe, guest.principal):
+            # It has ended since the client was admitted; by now the id is unknown.
+            await send({"type": "websocket.close", "code": endings.SERVER_STOPPING.code})
+            return
+    except (OSError, RuntimeError) as error:
+        logger.debug("hub_resume_failed", extra={"error": type(error).__name__})
+        return
+    await _carry(core, gate, negotiation, connection, pipe, receive, send, is_accepted=True)
+
+
+async def _carry(
+    core: HubCore,
+    gate: Gate,
+    negotiation: Negotiation[Connection] | None,
+    connection: Connection,
+    pipe: WebSocketPipe,
+    receive: Receive,
+    send: Send,
+    *,
+    is_accepted: bool,
+) -> None:
+    """Serve one socket until the connection ends, or goes on without this socket."""
     task = cast("asyncio.Task[object]", asyncio.current_task())
     core.tasks.add(task)
     try:
-        await read_websocket(connection, receive, send)
-        # Before the socket ends: a client that comes back with the same id at once must not find it.
-        gate.finish(negotiation)
-        await close_websocket(connection, send, deadline_s=core.limits.close_deadline_s)
+        code = await _read(connection, pipe, receive, None if is_accepted else send)
+        if code is not None and connection.is_carried_by(pipe):
+            absence = Absence(core, gate, negotiation, connection)
+            if code not in _LOST_CODES or not connection.lose_socket(absence):
+                connection.end(endings.CLIENT_GONE if code in _PROPER_CODES else endings.SOCKET_LOST)
+        if connection.is_carried_by(pipe):
+            # Before the socket ends: a client that comes back with the same id at once must not find it.
+            gate.finish(negotiation)
+            await close_websocket(connection, send, deadline_s=core.limits.close_deadline_s)
     finally:
-        gate.finish(negotiation)
         try:
-            await connection.finish()
+            if connection.is_carried_by(pipe):
+                gate.finish(negotiation)
+                await connection.finish()
         finally:
             core.tasks.discard(task)
 
 
-async def read_websocket(connection: Connection, receive: Receive, send: Send) -> None:
-    """Accept, and read until the connection ends for whatever reason; `connection.ending` is set afterwards."""
+async def _read(connection: Connection, pipe: WebSocketPipe, receive: Receive, accept: Send | None) -> int | None:
+    """Accept if that is to be done, and read until the connection ends or has another pipe.
+
+    Gives the code with which the socket ended, None where it did not end by itself.
+    """
     try:
-        await send({"type": "websocket.accept"})
-        await _read(connection, receive)
+        if accept is not None:
+            await accept({"type": "websocket.accept"})
+        while connection.ending is None and connection.is_carried_by(pipe):
+            event = await receive()
+            if event["type"] == "websocket.disconnect":
+                return cast(int, event.get("code", _NO_CODE))
+            data = _data_of(event)
+            if data is not None:
+                await connection.receive(data, pipe)
     except asyncio.CancelledError:
         task = asyncio.current_task()
-        if connection.ending is None or task is None:
+        if task is None or (connection.ending is None and connection.is_carried_by(pipe)):
             connection.end(endings.SERVER_STOPPING)
             raise
         task.uncancel()
     except Exception:
         logger.exception("hub_connection_failed")
-        connection.end(endings.INTERNAL_ERROR)
+        if connection.is_carried_by(pipe):
+            connection.end(endings.INTERNAL_ERROR)
+    return None
 
 
 async def close_websocket(connection: Connection, send: Send, *, deadline_s: float) -> None:
@@ -108,17 +196,6 @@ async def close_websocket(connection: Connection, send: Send, *, deadline_s: flo
     except (OSError, RuntimeError) as error:
         # The peer was faster; there is nobody left to close.
         logger.debug("hub_close_failed", extra={"reason": ending.reason, "error": type(error).__name__})
-
-
-async def _read(connection: Connection, receive: Receive) -> None:
-    while connection.ending is None:
-        event = await receive()
-        if event["type"] == "websocket.disconnect":
-            connection.end(endings.CLIENT_GONE if event.get("code") in _PROPER_CODES else endings.SOCKET_LOST)
-            return
-        data = _data_of(event)
-        if data is not None:
-            await connection.receive(data)
 
 
 def _data_of(event: Event) -> str | bytes | None:

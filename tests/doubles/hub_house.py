@@ -21,6 +21,7 @@ from tests.doubles.hub_backend import MemoryBackend
 
 USER = UUID(int=1)
 HANDSHAKE = '{"protocol":"json","version":1}\x1e'
+STATEFUL_HANDSHAKE = '{"protocol":"json","version":2}\x1e'
 PING = '{"type":6}\x1e'
 
 
@@ -74,24 +75,33 @@ class House:
     def limit(self, **values: Any) -> None:
         self.core.limits = self.limits = replace(self.limits, **values)
 
-    def let_in(self, *, token_lives: timedelta = timedelta(hours=1)) -> tuple[Connection, Wire]:
+    def let_in(
+        self, *, token_lives: timedelta = timedelta(hours=1), is_stateful: bool = False
+    ) -> tuple[Connection, Wire]:
         principal = self.backend.add_user("alice", USER, expires_at=self.clock.now() + token_lives)
         wire = Wire()
-        connection = Connection(self.core, principal, USER, wire, WEBSOCKETS)
+        connection = Connection(self.core, principal, USER, wire, WEBSOCKETS, is_stateful=is_stateful)
         self.opened.append(connection)
         return connection, wire
 
     async def connect(self, **how: Any) -> tuple[Connection, Wire]:
         connection, wire = self.let_in(**how)
-        await connection.receive(HANDSHAKE)
+        await connection.receive(STATEFUL_HANDSHAKE if how.get("is_stateful") else HANDSHAKE)
         assert wire.take() == [{}]
         return connection, wire
 
     async def greet(self, device: str = "phone", **fields: Any) -> tuple[Connection, Wire]:
-        connection, wire = await self.connect()
-        await call(connection, "Hello", {"deviceId": device, "acknowledges": True} | fields)
+        return await self._greet(await self.connect(), device, fields)
+
+    async def greet_stateful(self, device: str = "phone", **fields: Any) -> tuple[Connection, Wire]:
+        return await self._greet(await self.connect(is_stateful=True), device, fields)
+
+    async def _greet(
+        self, connected: tuple[Connection, Wire], device: str, fields: dict[str, Any]
+    ) -> tuple[Connection, Wire]:
+        await call(connected[0], "Hello", {"deviceId": device, "acknowledges": True} | fields)
         await settle()
-        return connection, wire
+        return connected
 
     def offer(self, connection: Connection, notification: EncodedNotification, device: str = "phone") -> None:
         device_id = self.backend.device_of(USER, device)
