@@ -1,4 +1,4 @@
-"""What tests of the whole program share: one running appliance, an admin to configure it, and a PostgreSQL server."""
+"""What tests of the whole program share: a running appliance, an admin to configure it, PostgreSQL and Redis."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +11,7 @@ import pytest
 from appliance.domain.principal import Role
 from tests.doubles.appliance import RunningAppliance, TestApp, TestUser
 from tests.doubles.postgresql import NoPostgresql, PostgresCluster, find_programs
+from tests.doubles.redis import NoRedis, RedisServer, find_redis
 
 
 @pytest.fixture(scope="session")
@@ -63,9 +64,21 @@ def postgresql() -> Iterator[PostgresCluster]:
     cluster.remove()
 
 
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    """A Redis server of the test's own. Where there is none, its tests are skipped, but never in CI."""
+    try:
+        running = RedisServer(find_redis())
+    except NoRedis as reason:
+        _skip(str(reason))
+    running.start()
+    yield running
+    running.remove()
+
+
 def _skip(reason: str) -> NoReturn:
     if os.environ.get("CI"):
-        pytest.fail(f"CI must run the tests that need PostgreSQL. {reason}")
+        pytest.fail(f"CI must run the tests that need PostgreSQL or Redis. {reason}")
     pytest.skip(reason)
 
 

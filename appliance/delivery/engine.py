@@ -8,6 +8,9 @@ whatever else needs attention — retries, scheduled sends, expiry, deliveries o
 on the hub is not recorded before its answer, because repeating it is harmless (same id, and the client's cursor tells
 what it has), while a remote try is always claimed under a lease before it begins.
 
+Where several nodes run, what is offered here is offered there too (`delivery.nodes`). Devices without a session here
+get a short window in which a node that has one may say so; then that node's answers count as the hub's own.
+
 One task runs the loop; each remote try is a task of the same group, bounded by its channel's slots. The engine sleeps
 until the nearest of: a hand-over, a passed acknowledgement window, a due row, a free slot.
 """
@@ -16,6 +19,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
@@ -44,7 +48,7 @@ from appliance.storage.deliveries import (
     move_job,
     recover_job,
 )
-from appliance.storage.sending import Plan, PlannedDelivery, Released, release_job
+from appliance.storage.sending import Plan, Released, release_job
 from appliance.storage.writer import Job, Transaction
 
 logger = logging.getLogger(__name__)
@@ -58,6 +62,8 @@ EXPIRE_PAGE: Final = 2_000
 LONGEST_SLEEP_S: Final = 30.0
 """The database is looked at so often at least: clocks jump, and other programs may write."""
 PAUSE_AFTER_FAULT_S: Final = 1.0
+TRAVEL_S: Final = 0.25
+"""What the window of a session on another node is longer, for the way of the answers."""
 
 
 class LiveConnections(Protocol):
@@ -70,17 +76,34 @@ class LiveConnections(Protocol):
     def close_device(self, device_id: UUID, reason: str, *, allow_reconnect: bool = False) -> None: ...
 
 
+class OtherNodes(Protocol):
+    """What the engine needs of the other nodes, where there are any; no call ever blocks."""
+
+    def ask(self, notification: EncodedNotification, device_ids: Sequence[UUID]) -> float: ...
+
+    def forget(self, notification_id: UUID) -> None: ...
+
+    def close_device(self, device_id: UUID, reason: str, *, allow_reconnect: bool = False) -> None: ...
+
+
 class DeliveryEngine:
     """Runs every delivery from accepted to settled. `run` is the one task; everything else is called on its loop."""
 
     def __init__(
-        self, database: Database, hub: LiveConnections, channels: ChannelSet, remote: RemoteTries, clock: Clock
+        self,
+        database: Database,
+        hub: LiveConnections,
+        channels: ChannelSet,
+        remote: RemoteTries,
+        clock: Clock,
+        nodes: OtherNodes | None = None,
     ) -> None:
         self._database = database
         self._hub = hub
         self._channels = channels
         self._remote = remote
         self._clock = clock
+        self._nodes = nodes
         self._handed_over: deque[Released] = deque()
         self._windows = Windows()
         self._moves: list[Move] = []
@@ -129,7 +152,13 @@ class DeliveryEngine:
         self._wake.set()
 
     def forget(self, notification_id: UUID) -> None:
-        """Do not offer a withdrawn notification, and stop waiting for its acknowledgements."""
+        """Do not offer a withdrawn notification on any node, and stop waiting for its acknowledgements."""
+        self.forget_here(notification_id)
+        if self._nodes is not None:
+            self._nodes.forget(notification_id)
+
+    def forget_here(self, notification_id: UUID) -> None:
+        """Forget what was withdrawn on this node or on another one."""
         if any(released.id == notification_id for released in self._handed_over):
             self._handed_over = deque(one for one in self._handed_over if one.id != notification_id)
         self._windows.close_notification(notification_id)
@@ -144,8 +173,26 @@ class DeliveryEngine:
 
     def cut(self, device_id: UUID, notification_ids: Sequence[UUID], reason: str) -> None:
         """These offers were never written to the device's connection: they go to the next layer."""
-        windows = [self._windows.close(device_id, notification_id) for notification_id in notification_ids]
-        self._pass([window for window in windows if window is not None], code=reason, why=reason)
+        self._pass(self._windows.close_held(None, device_id, notification_ids), code=reason, why=reason)
+
+    def taken(self, node: UUID, device_id: UUID, notification_id: UUID, offer: Offered) -> None:
+        """Another node has offered it to the device's session there; too late, when the next layer is on already."""
+        window = self._windows.find_asking(device_id, notification_id)
+        if window is not None:
+            self._windows.close(device_id, notification_id)
+            deadline = self._clock.monotonic() + offer.deadline_s + TRAVEL_S
+            # Not longer than the hub goes first: then the delivery is due for whichever node looks.
+            deadline = min(deadline, window.offered_mono + HUB_FIRST.total_seconds())
+            self._offered(
+                replace(window, holder=node, is_asking=False, acknowledges=offer.acknowledges, deadline=deadline)
+            )
+            self._wake.set()
+
+    def lost_elsewhere(
+        self, node: UUID, device_id: UUID, notification_ids: Sequence[UUID], *, code: str, why: str
+    ) -> None:
+        """What another node had taken will not be answered: it goes to the next layer."""
+        self._pass(self._windows.close_held(node, device_id, notification_ids), code=code, why=why)
 
     async def recover(self) -> None:
         """Open again what a process that died had claimed. Call once, before `run`, where this is the only node."""
@@ -182,7 +229,8 @@ class DeliveryEngine:
 
     def _retired(self, device_id: UUID) -> None:
         # Its live session would be offered nothing any more and not know it; coming back, it is a device again.
-        self._hub.close_device(device_id, "The push address of this device is dead.", allow_reconnect=True)
+        live = self._hub if self._nodes is None else self._nodes
+        live.close_device(device_id, "The push address of this device is dead.", allow_reconnect=True)
 
     def stop(self) -> None:
         """Ask `run` to end: claims are handed back, nothing new begins."""
@@ -193,6 +241,8 @@ class DeliveryEngine:
         self._wake.clear()
         await self._offer_handed_over()
         passed = self._windows.close_passed(self._clock.monotonic())
+        self._give_up_asking([window for window in passed if window.is_asking])
+        passed = [window for window in passed if not window.is_asking]
         self._pass(
             [window for window in passed if window.acknowledges],
             code="no_acknowledgement",
@@ -240,38 +290,49 @@ class DeliveryEngine:
             )
         )
         self._hub.offer_plain(released.user_id, notification)
-        offered = self._hub.offer(notification, [delivery.device_id for delivery in released.deliveries])
+        device_ids = [delivery.device_id for delivery in released.deliveries]
+        offered = self._hub.offer(notification, device_ids)
+        ask_s = 0.0 if self._nodes is None else self._nodes.ask(notification, device_ids)
         now, now_mono = self._clock.now(), self._clock.monotonic()
         for delivery in released.deliveries:
             has_remote = self._channels.channel_for(delivery.address_kind) is not None
             offer = offered.get(delivery.device_id)
-            if offer is None:
-                self._not_live(released, delivery, now, has_remote=has_remote)
-            elif offer.acknowledges or not has_remote:
-                self._windows.open(
-                    Window(
-                        delivery_id=delivery.id,
-                        device_id=delivery.device_id,
-                        notification_id=released.id,
-                        offered_at=now,
-                        offered_mono=now_mono,
-                        deadline=now_mono + offer.deadline_s,
-                        expires_at=released.expires_at,
-                        has_remote=has_remote,
-                        acknowledges=offer.acknowledges,
-                    )
-                )
-            else:
-                # It cannot acknowledge: the remote push goes in parallel, under the same id.
-                self._moves.append(Move(delivery.id, None, _taken_attempt(now), due_at=now))
-                self._look_now = True
+            if offer is None and not ask_s:
+                self._not_live(delivery.id, released.expires_at, now, has_remote=has_remote)
+                continue
+            window = Window(
+                delivery_id=delivery.id,
+                device_id=delivery.device_id,
+                notification_id=released.id,
+                offered_at=now,
+                offered_mono=now_mono,
+                deadline=now_mono + (ask_s if offer is None else offer.deadline_s),
+                expires_at=released.expires_at,
+                has_remote=has_remote,
+                acknowledges=offer is None or offer.acknowledges,
+                is_asking=offer is None,
+            )
+            self._offered(window)
 
-    def _not_live(self, released: Released, delivery: PlannedDelivery, now: datetime, *, has_remote: bool) -> None:
-        if released.expires_at <= now:
-            self._moves.append(Move(delivery.id, Event.EXPIRE))
+    def _offered(self, window: Window) -> None:
+        if window.acknowledges or not window.has_remote:
+            self._windows.open(window)
+            return
+        # It cannot acknowledge: the remote push goes in parallel, under the same id.
+        self._moves.append(Move(window.delivery_id, None, _taken_attempt(window.offered_at), due_at=self._clock.now()))
+        self._look_now = True
+
+    def _not_live(self, delivery_id: UUID, expires_at: datetime, now: datetime, *, has_remote: bool) -> None:
+        if expires_at <= now:
+            self._moves.append(Move(delivery_id, Event.EXPIRE))
         elif has_remote:
-            self._moves.append(Move(delivery.id, None, due_at=now))
+            self._moves.append(Move(delivery_id, None, due_at=now))
             self._look_now = True
+
+    def _give_up_asking(self, windows: Sequence[Window]) -> None:
+        """No other node has the device either: the next layer is on."""
+        for window in windows:
+            self._not_live(window.delivery_id, window.expires_at, self._clock.now(), has_remote=window.has_remote)
 
     def _settle_taken(self, windows: Sequence[Window]) -> None:
         """Settle what a client without acknowledgements was offered and what was not cut in all that time."""

@@ -4,6 +4,7 @@ Pure bookkeeping on one heap, told the monotonic time: no task and no timer for 
 """
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -23,6 +24,10 @@ class Window:
     has_remote: bool
     acknowledges: bool = True
     """False: nobody will answer; when the window passes without a cut, the socket has taken it."""
+    holder: UUID | None = None
+    """The other node that has the device's session, None for this one."""
+    is_asking: bool = False
+    """Nobody has it yet: other nodes are asked whether the device has a session there."""
 
 
 class Windows:
@@ -61,11 +66,24 @@ class Windows:
         return window
 
     def close_device(self, device_id: UUID) -> list[Window]:
-        """Stop waiting for all answers of a device; its connection is gone."""
-        closed = [
-            self.close(device_id, notification_id) for notification_id in list(self._by_device.get(device_id, ()))
+        """Stop waiting for all answers of a device's session here; its connection is gone."""
+        return self.close_held(None, device_id, list(self._by_device.get(device_id, ())))
+
+    def close_held(self, holder: UUID | None, device_id: UUID, notification_ids: Sequence[UUID]) -> list[Window]:
+        """Stop waiting for these answers where this node (None) or that other one has the session; gives which."""
+        return [
+            window
+            for notification_id in notification_ids
+            if (window := self._open.get((device_id, notification_id))) is not None
+            and not window.is_asking
+            and window.holder == holder
+            and self.close(device_id, notification_id) is not None
         ]
-        return [window for window in closed if window is not None]
+
+    def find_asking(self, device_id: UUID, notification_id: UUID) -> Window | None:
+        """Give the window in which other nodes are asked for the device, None when none of them is waited for."""
+        window = self._open.get((device_id, notification_id))
+        return window if window is not None and window.is_asking else None
 
     def close_notification(self, notification_id: UUID) -> list[Window]:
         """Stop waiting for a notification's answers; it was withdrawn."""
@@ -75,7 +93,8 @@ class Windows:
 
     def is_open(self, device_id: UUID, notification_id: UUID) -> bool:
         """Tell whether the offer waits for its answer."""
-        return (device_id, notification_id) in self._open
+        window = self._open.get((device_id, notification_id))
+        return window is not None and not window.is_asking
 
     def close_passed(self, now_mono: float) -> list[Window]:
         """Stop waiting where the deadline has come, and give those windows."""

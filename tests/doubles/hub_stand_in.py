@@ -12,6 +12,8 @@ class HubStandIn:
         self.offers = []
         self.plain_offers = []
         self.closed = []
+        self.seats = {}
+        self.resyncs = 0
 
     def connect(self, device_id, *, acknowledges=True, window_s=4.0):
         self.live[device_id] = Offered(acknowledges, window_s)
@@ -28,3 +30,16 @@ class HubStandIn:
     def offer_plain(self, user_id, notification):
         self.plain_offers.append((user_id, notification.envelope))
         return self.plain.get(user_id, 0)
+
+    def give_way(self, device_id, seat_stamp):
+        if device_id not in self.seats or self.seats[device_id] >= seat_stamp:
+            return self.seats.get(device_id)
+        del self.seats[device_id]
+        return None
+
+    def list_seats(self):
+        return list(self.seats.items())
+
+    async def resync(self):
+        self.resyncs += 1
+        return 0

@@ -1,0 +1,440 @@
+"""Several nodes over one database: what one accepts reaches the sessions of the others, whatever the bus does."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from random import Random
+from uuid import UUID, uuid4
+
+import pytest
+from msgspec.structs import replace
+
+from appliance.delivery import nodes_messages as said
+from appliance.delivery.accept import Acceptor
+from appliance.delivery.engine import DeliveryEngine
+from appliance.delivery.nodes import ASK_S, Nodes
+from appliance.delivery.nodes_peers import SILENT_AFTER_S
+from appliance.hub.messages import EncodedNotification
+from appliance.storage.database import open_database
+from tests.doubles.channel import ScriptedChannel
+from tests.doubles.hub_backend import make_envelope
+from tests.doubles.hub_stand_in import HubStandIn
+from tests.doubles.memory_bus import MemoryBus, MemoryWire
+from tests.unit.delivery.conftest import House
+
+
+class NodeHouse(House):
+    """A house that is one of several."""
+
+    def __init__(self, database, clock, channels):
+        super().__init__(database, clock, channels)
+        self.bus = MemoryBus()
+        self.looked_up = 0
+        self.nodes = Nodes(self.bus, self.hub, clock, self._look_up, Random(1))
+        self.engine = DeliveryEngine(database, self.hub, self.channels, self.remote, clock, self.nodes)
+        self.nodes.attach(self.engine)
+        self.acceptor = Acceptor(database, self.engine, clock)
+        self.backend.attach(self.engine, self.nodes)
+
+    async def _look_up(self):
+        self.looked_up += 1
+
+    @property
+    def wants_resync(self):
+        return self.nodes._resync_wanted.is_set()
+
+    def calm_down(self):
+        self.nodes._resync_wanted.clear()
+
+
+class Street:
+    """Two or three houses, the wire between them, an app and its user with a phone that can be pushed to."""
+
+    def __init__(self, houses, channel, clock):
+        self.wire = MemoryWire()
+        self.houses = houses
+        self.channel = channel
+        self.clock = clock
+        for house in houses:
+            self.wire.join(house.nodes)
+        for house in houses:
+            house.nodes.beat()
+        self.wire.carry()
+        for house in houses:
+            house.calm_down()
+
+    async def settle_people(self):
+        self.app = await self.houses[0].add_app()
+        self.user = await self.houses[0].add_user(self.app)
+        self.phone = await self.houses[0].add_device(self.user, self.app, "token-of-the-phone")
+
+    async def settle(self, rounds=6):
+        for _ in range(rounds):
+            for house in self.houses:
+                await house.settle(rounds=5)
+            self.wire.carry()
+
+    async def pass_s(self, seconds):
+        await self.settle()
+        self.clock.pass_s(seconds)
+        await self.settle()
+
+
+@pytest.fixture
+async def street(tmp_path, clock, database_url):
+    channel = ScriptedChannel()
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(open_database(tmp_path, database_url))
+        houses = [NodeHouse(database, clock, [channel]) for _ in range(2)]
+        for house in houses:
+            await stack.enter_async_context(house.running())
+        street = Street(houses, channel, clock)
+        await street.settle_people()
+        yield street
+
+
+async def test_a_device_on_another_node_is_offered_and_its_acknowledgement_closes_the_window_here(street):
+    here, there = street.houses
+    there.hub.connect(street.phone)
+    sent = await here.send(street.app, street.user)
+    await street.settle()
+    assert [envelope.id for _, envelope in there.hub.offers] == [sent]
+    assert await here.state(sent) == ["offered"]
+    assert await there.backend.acknowledge(street.phone, sent, 0.01)
+    street.wire.carry()
+    assert here.engine.offers_open == 0
+    assert await here.state(sent) == ["confirmed"]
+    await street.pass_s(60)
+    assert street.channel.pushes == []
+
+
+async def test_the_envelope_arrives_as_it_was_sent(street):
+    here, there = street.houses
+    there.hub.connect(street.phone)
+    data = {"route": "/s", "n": 2**60, "deep": {"list": [1.5, None, True, "ä"]}}
+    await here.send(street.app, street.user, data=data, type="alarm", collapse_key="k", ttl_s=60)
+    await street.settle()
+    here.hub.connect(street.phone)
+    await here.send(street.app, street.user, data=data, type="alarm", collapse_key="k", ttl_s=60)
+    await street.settle()
+    envelopes = [envelope for _, envelope in there.hub.offers]
+    [(_, ours)] = here.hub.offers
+    assert [envelope.data for envelope in envelopes] == [data, data]
+    assert envelopes[1] == ours
+
+
+async def test_with_nobody_who_has_the_device_the_next_layer_is_on_after_a_short_while(street):
+    here, _ = street.houses
+    sent = await here.send(street.app, street.user)
+    await street.settle()
+    assert street.channel.pushes == []
+    await street.pass_s(ASK_S + 0.01)
+    assert [push.envelope.id for push in street.channel.pushes] == [sent]
+
+
+async def test_with_no_other_node_alive_nobody_is_asked(street):
+    here, _ = street.houses
+    street.wire.cut()
+    await here.send(street.app, street.user)
+    await street.settle()
+    assert len(street.channel.pushes) == 1
+
+
+@pytest.mark.parametrize("how", ["cut", "disconnected"])
+async def test_an_offer_that_is_lost_on_another_node_goes_to_the_next_layer_at_once(street, how):
+    here, there = street.houses
+    there.hub.connect(street.phone)
+    sent = await here.send(street.app, street.user)
+    await street.settle()
+    if how == "cut":
+        there.backend.offer_cut(street.phone, [sent], "slow_reader")
+    else:
+        there.backend.device_disconnected(street.user, street.phone, "socket_lost")
+    await street.settle()
+    assert [push.envelope.id for push in street.channel.pushes] == [sent]
+    codes = [attempt.code for attempt in (await here.story(sent)).deliveries[0].attempts]
+    assert codes[0] == ("slow_reader" if how == "cut" else "connection_lost")
+
+
+async def test_a_node_that_dies_with_the_offer_lets_the_window_pass_and_the_next_layer_is_on(street):
+    here, there = street.houses
+    there.hub.connect(street.phone, window_s=3.0)
+    sent = await here.send(street.app, street.user)
+    await street.settle()
+    street.wire.users.remove(there.nodes)
+    await street.pass_s(2)
+    assert street.channel.pushes == []
+    await street.pass_s(2)
+    assert [push.envelope.id for push in street.channel.pushes] == [sent]
+
+
+async def test_a_client_that_cannot_acknowledge_is_offered_there_and_pushed_in_parallel(street):
+    here, there = street.houses
+    there.hub.connect(street.phone, acknowledges=False)
+    await here.send(street.app, street.user)
+    await street.settle()
+    assert len(there.hub.offers) == len(street.channel.pushes) == 1
+
+
+async def test_plain_connections_are_served_on_every_node(street):
+    here, there = street.houses
+    sent = await here.send(street.app, street.user)
+    await street.settle()
+    for house in (here, there):
+        assert [envelope.id for _, envelope in house.hub.plain_offers] == [sent]
+
+
+async def test_a_scheduled_send_is_offered_by_the_node_that_did_not_release_it(street):
+    here, there = street.houses
+    there.hub.connect(street.phone)
+    at = street.clock.now().replace(microsecond=0)
+    street.clock.pass_s(-60)
+    sent = await here.send(street.app, street.user, send_at=at)
+    await street.pass_s(61)
+    assert [envelope.id for _, envelope in there.hub.offers] == [sent]
+    assert len([frame for frame in street.wire.log if b"token-of" in frame.data]) == 0
+
+
+async def test_what_is_withdrawn_on_another_node_is_not_waited_for_here(street):
+    here, there = street.houses
+    there.hub.connect(street.phone)
+    sent = await here.send(street.app, street.user)
+    await street.settle()
+    await there.acceptor.withdraw(street.app, sent)
+    street.wire.carry()
+    assert here.engine.offers_open == 0
+    await street.pass_s(60)
+    assert street.channel.pushes == []
+
+
+async def test_an_offer_that_its_withdrawal_has_overtaken_is_not_made(street):
+    here, there = street.houses
+    there.hub.connect(street.phone)
+    envelope = make_envelope(street.user, 1)
+    there.engine.forget(envelope.id)
+    here.nodes.ask(EncodedNotification(envelope), [street.phone])
+    street.wire.carry()
+    assert there.hub.offers == []
+
+
+async def test_an_answer_after_the_next_layer_is_on_opens_no_window(street):
+    here, there = street.houses
+    there.hub.connect(street.phone)
+    sent = await here.send(street.app, street.user)
+    await here.settle()
+    street.clock.pass_s(ASK_S + 0.1)
+    await here.settle()
+    street.wire.carry()
+    assert here.engine.offers_open == 0
+    assert len(street.channel.pushes) == 1
+    assert await there.backend.acknowledge(street.phone, sent, 0.1)
+    assert await here.state(sent) == ["confirmed"]
+
+
+async def test_a_session_that_moved_to_another_node_does_not_lose_the_window_by_its_old_one(street):
+    here, there = street.houses
+    there.hub.connect(street.phone)
+    sent = await here.send(street.app, street.user)
+    await street.settle()
+    here.backend.device_disconnected(street.user, street.phone, "replaced")
+    here.backend.offer_cut(street.phone, [sent], "replaced")
+    await street.settle()
+    assert here.engine.is_offered(street.phone, sent)
+    assert street.channel.pushes == []
+
+
+async def test_whoever_misses_a_frame_resyncs_and_nobody_else(street):
+    here, there = street.houses
+    gaps = there.nodes.counters.gaps
+    street.wire.lose = 1
+    here.nodes.beat()
+    street.wire.carry()
+    here.nodes.beat()
+    street.wire.carry()
+    assert there.wants_resync
+    assert there.nodes.counters.gaps == gaps + 1
+    there.calm_down()
+    here.nodes.beat()
+    street.wire.carry()
+    assert not there.wants_resync
+
+
+async def test_what_could_not_be_said_is_missed_by_the_others(street):
+    here, there = street.houses
+    here.nodes._queue._most_bytes = 10
+    here.nodes.ask(EncodedNotification(make_envelope(street.user, 1)), [street.phone])
+    here.nodes.beat()
+    street.wire.carry()
+    assert here.nodes.dropped == 1
+    assert there.wants_resync
+
+
+async def test_a_message_that_is_too_long_is_missed_by_the_others(street):
+    here, there = street.houses
+    here.nodes.ask(EncodedNotification(make_envelope(street.user, 1, body="x" * 300_000)), [street.phone])
+    here.nodes.beat()
+    street.wire.carry()
+    assert there.hub.offers == [] and there.wants_resync
+
+
+async def test_when_a_node_falls_silent_the_others_look_up_what_it_accepted_last(street):
+    here, there = street.houses
+    street.wire.users.remove(there.nodes)
+    for _ in range(4):
+        street.clock.pass_s(1)
+        here.nodes.beat()
+        street.wire.carry()
+    assert here.nodes.others == 0
+    assert here.wants_resync
+
+
+async def test_a_node_that_says_goodbye_is_not_missed(street):
+    here, there = street.houses
+    there.nodes._say(said.Leaving())
+    street.wire.carry()
+    assert here.nodes.others == 0
+    assert not here.wants_resync
+
+
+async def test_nodes_that_were_cut_off_resync_and_tell_where_devices_sit(street):
+    here, there = street.houses
+    street.wire.cut()
+    assert not here.nodes.is_up and here.nodes.others == 0
+    here.hub.seats[street.phone] = 5
+    there.hub.seats[street.phone] = 9
+    street.wire.mend()
+    assert here.nodes.is_up and there.nodes.is_up
+    assert here.wants_resync and there.wants_resync
+    for house in street.houses:
+        house.nodes.beat()
+    street.wire.carry()
+    assert here.hub.seats == {}
+    assert there.hub.seats == {street.phone: 9}
+    assert here.nodes.others == there.nodes.others == 1
+
+
+async def test_the_newer_seat_ends_the_older_one_and_answers_a_claim_that_comes_late(street):
+    here, there = street.houses
+    here.hub.seats[street.phone] = 5
+    there.hub.seats[street.phone] = 9
+    here.backend.device_seated(street.user, street.phone, 5)
+    street.wire.carry()
+    assert there.hub.seats == {street.phone: 9}
+    assert here.hub.seats == {}
+
+
+async def test_a_revocation_is_looked_up_at_once_on_the_other_nodes(street):
+    here, there = street.houses
+    for told in (
+        lambda: here.nodes.close_user(street.user, "Signed out."),
+        lambda: here.nodes.close_app(street.app, "Disabled."),
+        lambda: here.nodes.close_token("token", "Signed out."),
+    ):
+        there.nodes._revoked.clear()
+        told()
+        street.wire.carry()
+        assert there.nodes._revoked.is_set()
+
+
+async def test_a_device_is_closed_wherever_it_is(street):
+    here, there = street.houses
+    here.nodes.close_device(street.phone, "This device was unregistered.")
+    street.wire.carry()
+    assert here.hub.closed == there.hub.closed == [(street.phone, False)]
+
+
+async def test_a_connection_that_carries_nothing_is_given_up(street):
+    here, _ = street.houses
+    street.wire.users.clear()
+    here.nodes.beat()
+    assert here.bus.reopened == 0
+    street.clock.pass_s(SILENT_AFTER_S + 0.1)
+    here.nodes.beat()
+    assert here.bus.reopened == 1
+
+
+def _frame(*messages, number=0, node=None):
+    return said.encode_frame(node or uuid4(), number, [said.encode_message(message) for message in messages])
+
+
+async def test_garbage_and_other_versions_are_counted_and_do_nothing(street):
+    here, _ = street.houses
+    good = _frame(said.CloseDevice(street.phone, "x", False))
+    strange = [
+        b"",
+        b"\x01",
+        b"\x02" + good[1:],
+        good[:-1],
+        b"\x01\xc1",
+        b"\x01" + b"\x91" * 100_000,
+        b"\x01" + b"x" * 2_000_000,
+    ]
+    for data in strange:
+        here.nodes.hear(data)
+    assert here.nodes.counters.frames_unreadable == len(strange)
+    assert here.hub.closed == []
+    here.nodes.hear(good)
+    assert here.hub.closed == [(street.phone, False)]
+
+
+async def test_an_offer_with_data_that_is_no_json_is_counted_and_the_rest_of_its_frame_obeyed(street):
+    here, _ = street.houses
+    offer = said.make_offer(make_envelope(street.user, 1), [street.phone])
+    broken = replace(offer, data_json=b"[" * 9_999)
+    here.nodes.hear(_frame(broken, said.CloseDevice(street.phone, "x", False)))
+    assert here.nodes.counters.frames_unreadable == 1
+    assert here.hub.offers == [] and here.hub.closed
+
+
+async def test_a_frame_that_is_heard_twice_is_obeyed_once(street):
+    here, _ = street.houses
+    frame = _frame(said.CloseDevice(street.phone, "x", False), number=1)
+    here.nodes.hear(frame)
+    here.nodes.hear(frame)
+    assert len(here.hub.closed) == 1
+
+
+async def test_many_sends_go_out_in_few_frames_and_in_their_order(street):
+    here, there = street.houses
+    there.hub.connect(street.phone)
+    before = here.nodes.counters.frames_sent
+    for number in range(1, 301):
+        here.nodes.ask(EncodedNotification(make_envelope(street.user, number)), [street.phone])
+    street.wire.carry()
+    assert [envelope.sequence for _, envelope in there.hub.offers] == list(range(1, 301))
+    assert here.nodes.counters.frames_sent - before <= 3
+
+
+async def test_forgotten_offers_of_another_node_do_not_pile_up(street):
+    _, there = street.houses
+    taken = there.nodes._taken
+    for _ in range(50):
+        taken.add(uuid4(), uuid4(), UUID(int=1), street.clock.monotonic())
+    street.clock.pass_s(60)
+    taken.add(uuid4(), uuid4(), UUID(int=1), street.clock.monotonic())
+    assert len(taken) == 1
+    assert len(taken._by_device) == 1
+
+
+async def test_run_ends_all_its_tasks_when_it_is_stopped(clock):
+    class Bus(MemoryBus):
+        def __init__(self):
+            super().__init__()
+            self.stopped = asyncio.Event()
+
+        async def run(self, user):
+            user.opened()
+            await self.stopped.wait()
+            self.last = user.take()
+
+        def stop(self):
+            self.stopped.set()
+
+    bus = Bus()
+    nodes = Nodes(bus, HubStandIn(), clock, bus.stopped.wait, Random(1))
+    running = asyncio.create_task(nodes.run())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    nodes.stop()
+    await asyncio.wait_for(running, 2)
+    assert said.decode_frame(bus.last.data).messages == [said.Leaving()]
+    assert {task for task in asyncio.all_tasks() if task.get_name().startswith("nodes")} == set()
