@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from appliance.domain.clock import Clock
 from appliance.hub.backend import HubBackend
@@ -16,6 +16,8 @@ from appliance.hub.seats import SeatClock
 
 if TYPE_CHECKING:
     from appliance.hub.connection import Connection
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -75,8 +77,9 @@ class HubCore:
     def __post_init__(self) -> None:
         self.catching_up = asyncio.Semaphore(self.limits.catch_ups_at_once)
 
-    def run(self, work: Coroutine[object, object, object]) -> None:
+    def run(self, work: Coroutine[object, object, T]) -> asyncio.Task[T]:
         """Run what must outlive the request that began it, such as the end of a connection that nobody reads."""
         task = asyncio.get_running_loop().create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
+        return task

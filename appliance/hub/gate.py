@@ -12,7 +12,9 @@ from appliance.domain.errors import CarillonError
 from appliance.domain.principal import Principal, PrincipalKind
 from appliance.hub.connection import Connection
 from appliance.hub.core import HubCore
+from appliance.hub.distrust import DistrustedStreams
 from appliance.hub.negotiate import (
+    SERVER_SENT_EVENTS,
     Negotiation,
     Negotiations,
     NegotiationState,
@@ -71,6 +73,10 @@ class Gate:
         self._negotiations = negotiations
         self._offers = tuple(offers)
         self._randomness = randomness
+        limits = core.limits
+        self.distrusted_streams = DistrustedStreams(
+            core.clock, most=limits.streams_distrusted, lifetime_s=limits.stream_distrust_s
+        )
         self._told_at: float | None = None
 
     async def authenticate(self, request: HubRequest) -> Guest:
@@ -101,10 +107,10 @@ class Gate:
             site=guest.origin.site,
             is_stateful=request.query.get("usestatefulreconnect", "").lower() == "true",
         )
-        return make_answer(negotiation, version, self._offers)
+        return make_answer(negotiation, version, self._choose_offers(guest))
 
     def find(self, guest: Guest, token: str | None) -> Negotiation[Connection]:
-        """Find the id of a request: 400 without one, 404 for an unknown one, 403 for another user's."""
+        """Find the id of a request: 400 without one, 404 for an unknown one, 403 for another user's or app's."""
         if not token:
             raise Refusal(400, NO_ID, cause="no_id")
         negotiation = self._negotiations.find(token)
@@ -112,6 +118,8 @@ class Gate:
             raise Refusal(404, UNKNOWN_ID, cause="unknown_id")
         if negotiation.user_id != guest.user_id:
             raise Refusal(403, "The connection belongs to another user.", cause="foreign_id")
+        if negotiation.app_id != guest.principal.app_id:
+            raise Refusal(403, "The connection was opened for another app.", cause="foreign_id")
         return negotiation
 
     def admit_again(self, guest: Guest, token: str | None) -> tuple[Negotiation[Connection], Connection] | None:
@@ -149,6 +157,11 @@ class Gate:
         """The transport that was admitted has ended."""
         if negotiation is not None:
             self._negotiations.finish(negotiation)
+
+    def _choose_offers(self, guest: Guest) -> Sequence[TransportOffer]:
+        if (guest.user_id, guest.address) not in self.distrusted_streams:
+            return self._offers
+        return [offer for offer in self._offers if offer is not SERVER_SENT_EVENTS]
 
     async def _verify(self, credential: str) -> Principal | None:
         if not credential or len(credential) > _LONGEST_CREDENTIAL_CHARS:

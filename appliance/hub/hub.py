@@ -23,7 +23,7 @@ from appliance.hub.fanout import Fanout
 from appliance.hub.gate import Gate
 from appliance.hub.limits import HubLimits
 from appliance.hub.messages import EncodedNotification
-from appliance.hub.negotiate import WEBSOCKETS, Negotiations
+from appliance.hub.negotiate import LONG_POLLING, SERVER_SENT_EVENTS, WEBSOCKETS, Negotiations
 from appliance.hub.notices import Notices
 from appliance.hub.presence import Presence
 from appliance.hub.resync import resync
@@ -103,7 +103,8 @@ class Hub:
         self._fanout: Fanout[Connection, _Parcel] = Fanout(_send, limits.fanout_pending)
         # The jitter of Retry-After is no secret.
         jitter = randomness or random.Random()  # noqa: S311
-        gate = Gate(self._core, self._negotiations, (WEBSOCKETS,), jitter)
+        offers = (WEBSOCKETS, SERVER_SENT_EVENTS, LONG_POLLING)
+        gate = Gate(self._core, self._negotiations, offers, jitter)
         application = HubApplication(self._core, gate, redirect_to=redirect_to)
         self.app: AsgiApplication = application
         self.own_port_app: AsgiApplication = application.serve_own_port

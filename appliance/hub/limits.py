@@ -46,6 +46,27 @@ class HubLimits:
     close_deadline_s: float = 5.0
     """Longest wait for the last frames and for the peer's close frame; then the socket is dropped."""
 
+    disconnect_timeout_s: float = 15.0
+    """A long-polling client that does not poll for so long is lost."""
+    poll_timeout_s: float = 90.0
+    """A poll with nothing to bring is answered empty after so long; clients give it up after 100 s."""
+    ended_polls: int = 1_024
+    """Ended long-polling connections whose clients are still to be told. Beyond it the oldest gets 404 for 204."""
+    post_bytes: int = 262_144
+    """Largest body of a POST, which may join several messages. Beyond it: 413."""
+    post_deadline_s: float = 30.0
+    """Longest time for a POST's turn to come (503), and then for its body to arrive (408)."""
+    posts_waiting: int = 8
+    """POSTs of one connection that wait for the one before them; official clients send none. Beyond it: 503."""
+    stream_handshake_s: float = 8.0
+    """A Server-Sent Events stream with no handshake after so long did not get through; see `hub.distrust`."""
+    stream_silence_s: float = 12.0
+    """So does one whose client has left it after so long without a word beyond its handshake."""
+    stream_distrust_s: float = 3_600.0
+    """To whom a stream did not get through, it is not offered again for so long."""
+    streams_distrusted: int = 4_096
+    """Users at addresses that are remembered for that. Beyond it the oldest is forgotten."""
+
     acknowledgements_in_flight: int = 256
     """`Acknowledge` calls of one connection that wait for the disk. At the bound the connection is not read."""
     offers_remembered: int = 1_024

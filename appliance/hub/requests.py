@@ -1,17 +1,21 @@
 """What the hub reads of a request, and how it answers one, whatever the transport."""
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
 from urllib.parse import parse_qsl
 
-from appliance.hub.asgi_types import Scope, Send
+from appliance.hub.asgi_types import Receive, Scope, Send
 from appliance.hub.refusals import Refusal
 
 MOUNT_PATH: Final = "/hubs/notifications"
 NO_STORE: Final = ("cache-control", "no-store")
 _MOST_QUERY_FIELDS: Final = 32
 _LONGEST_USER_AGENT_CHARS: Final = 256
+_EVENT_STREAM: Final = "text/event-stream"
+# A client may send a body with a GET, which means nothing; one that sends more than this is not listened to.
+_MOST_IGNORED_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,12 @@ class HubRequest:
         """What the client says that it is; browsers cannot set the header of that name."""
         given = self.headers.get("x-signalr-user-agent") or self.headers.get("user-agent", "")
         return given[:_LONGEST_USER_AGENT_CHARS]
+
+    @property
+    def accepts_events(self) -> bool:
+        """Whether the client asks for Server-Sent Events: that is what tells them from a poll."""
+        accepted = self.headers.get("accept", "").lower().split(",")
+        return any(media_type.partition(";")[0].strip() == _EVENT_STREAM for media_type in accepted)
 
 
 def read_request(scope: Scope) -> HubRequest:
@@ -80,10 +90,48 @@ def _read_query(scope: Scope) -> dict[str, str]:
     return query
 
 
+async def read_body(request: HubRequest, receive: Receive, *, limit_bytes: int, deadline_s: float) -> bytes:
+    """Read a body whole. Raises `Refusal`: 413 over the limit, 408 after the deadline, 400 when the client is gone."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:19]) > limit_bytes:
+        raise _too_large(limit_bytes)
+    body = bytearray()
+    try:
+        async with asyncio.timeout(deadline_s):
+            while True:
+                event = await receive()
+                if event["type"] != "http.request":
+                    raise Refusal(400, "The body ended too early", cause="post_aborted")
+                body += cast(bytes, event.get("body", b""))
+                if len(body) > limit_bytes:
+                    raise _too_large(limit_bytes)
+                if not event.get("more_body"):
+                    return bytes(body)
+    except TimeoutError:
+        raise Refusal(
+            408, "The body did not arrive in time", (("connection", "close"),), cause="post_too_slow"
+        ) from None
+
+
+def _too_large(limit_bytes: int) -> Refusal:
+    text = f"At most {limit_bytes} bytes at once"
+    return Refusal(413, text, (("connection", "close"),), cause="post_too_large")
+
+
+async def wait_until_gone(receive: Receive) -> None:
+    """Return when the client of a request without a body has gone away, or sends what nobody asked for."""
+    ignored = 0
+    while ignored <= _MOST_IGNORED_BYTES:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return
+        ignored += len(cast(bytes, event.get("body", b"")))
+
+
 async def respond(
-    send: Send, status: int, body: bytes, media_type: str, headers: Iterable[tuple[str, str]] = ()
+    send: Send, status: int, body: bytes, media_type: str | None, headers: Iterable[tuple[str, str]] = ()
 ) -> None:
-    """Answer an HTTP request."""
+    """Answer an HTTP request; `media_type` is None for a status that has no content."""
     await send({"type": "http.response.start", "status": status, "headers": _encode(headers, media_type, body)})
     await send({"type": "http.response.body", "body": body})
 
@@ -105,6 +153,7 @@ async def deny(scope: Scope, send: Send, refusal: Refusal) -> None:
     await send({"type": "websocket.http.response.body", "body": body})
 
 
-def _encode(headers: Iterable[tuple[str, str]], media_type: str, body: bytes) -> list[tuple[bytes, bytes]]:
-    given = (("content-type", media_type), ("content-length", str(len(body))), *headers)
+def _encode(headers: Iterable[tuple[str, str]], media_type: str | None, body: bytes) -> list[tuple[bytes, bytes]]:
+    content = () if media_type is None else (("content-type", media_type), ("content-length", str(len(body))))
+    given = (*content, *headers)
     return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in given]

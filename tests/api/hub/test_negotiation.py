@@ -43,7 +43,7 @@ async def refused_status(server: HubServer, query: str = "", bearer: str | None 
 
 
 class TestNegotiate:
-    async def test_version_1_has_two_distinct_ids_and_one_transport_and_nothing_else(
+    async def test_version_1_has_two_distinct_ids_and_three_transports_and_nothing_else(
         self, http: httpx.AsyncClient
     ) -> None:
         response = await http.post("/negotiate?negotiateVersion=1")
@@ -53,7 +53,11 @@ class TestNegotiate:
         assert answer["negotiateVersion"] == 1
         assert ID.fullmatch(answer["connectionId"]) and ID.fullmatch(answer["connectionToken"])
         assert answer["connectionId"] != answer["connectionToken"]
-        assert answer["availableTransports"] == [{"transport": "WebSockets", "transferFormats": ["Text", "Binary"]}]
+        assert answer["availableTransports"] == [
+            {"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},
+            {"transport": "ServerSentEvents", "transferFormats": ["Text"]},
+            {"transport": "LongPolling", "transferFormats": ["Text", "Binary"]},
+        ]
 
     async def test_without_a_version_it_is_0_and_the_connection_id_opens_the_transport(
         self, server: HubServer, http: httpx.AsyncClient
@@ -184,11 +188,26 @@ class TestRefusals:
             server.hub.close_token("token-of-alice", "Gone.")
         assert (await refused_status(server, query))[":status"] == "404"
 
-    async def test_transports_that_are_not_offered_are_404_for_an_unopened_id(self, http: httpx.AsyncClient) -> None:
+    async def test_an_id_that_no_transport_has_opened_takes_no_posts_and_is_not_deleted(
+        self, http: httpx.AsyncClient
+    ) -> None:
         query = f"?id={(await negotiate(http))['connectionToken']}"
-        for method in ("GET", "POST", "DELETE"):
-            assert (await http.request(method, query)).status_code == 404
-        assert (await http.put(query)).status_code == 405
+        post = await http.post(query, content=b'{"type":6}\x1e')
+        assert (post.status_code, post.text) == (404, "No Connection with that ID")
+        delete = await http.delete(query)
+        assert delete.status_code == 400
+        assert delete.text == "Cannot terminate this connection using the DELETE endpoint."
+        other = await http.put(query)
+        assert (other.status_code, other.headers["allow"]) == (405, "GET, POST, DELETE")
+
+    async def test_an_id_that_is_not_opened_in_time_is_404(self) -> None:
+        limits = HubLimits(negotiation_lifetime_s=0.05)
+        async with run_hub(limits) as server, httpx.AsyncClient(headers=ALICE_HEADERS, trust_env=False) as http:
+            answer = (await http.post(f"{server.http}/negotiate?negotiateVersion=1")).json()
+            await server.until(negotiations_pending=0)
+            for accept in ("*/*", "text/event-stream"):
+                late = await http.get(f"{server.http}?id={answer['connectionToken']}", headers={"Accept": accept})
+                assert late.status_code == 404
 
     @pytest.mark.parametrize("path", ["/other", "/negotiate/x", "x"])
     async def test_other_paths_are_404(self, server: HubServer, http: httpx.AsyncClient, path: str) -> None:
