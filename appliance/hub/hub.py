@@ -57,6 +57,7 @@ class HubStats:
     acknowledged: int
     cut: int
     caught_up: int
+    resumed: int
     ended: Mapping[str, int]
     refused: Mapping[str, int]
 
@@ -229,6 +230,7 @@ class Hub:
             acknowledged=counters.acknowledged,
             cut=counters.cut,
             caught_up=counters.caught_up,
+            resumed=counters.resumed,
             ended=dict(counters.ended),
             refused=dict(counters.refused),
         )

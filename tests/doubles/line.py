@@ -8,15 +8,19 @@ from contextlib import asynccontextmanager
 class Line:
     """Carries bytes both ways until it is cut; new connections may be made afterwards.
 
-    With `idle_s`, a connection on which nothing moves for so long is cut by the line itself, as many a proxy does.
+    While it `refuses`, every new one is cut at once. With `idle_s`, a connection on which nothing moves for so long is
+    cut by the line itself, as many a proxy does.
     """
 
     def __init__(self, target_port: int, idle_s: float | None = None) -> None:
         self.port = 0
         self.idle_cuts = 0
+        self.refuses = False
         self._target_port = target_port
         self._idle_s = idle_s
         self._writers: set[asyncio.StreamWriter] = set()
+        self._near: set[asyncio.StreamWriter] = set()
+        self._stranded: set[asyncio.StreamWriter] = set()
 
     @property
     def hub(self) -> str:
@@ -28,13 +32,28 @@ class Line:
         for writer in self._writers:
             writer.transport.abort()
 
+    @property
+    def open(self) -> int:
+        """Connections that have not ended."""
+        return len(self._near)
+
+    def strand(self) -> None:
+        """Cut every connection at the client's end; at the server's end it stays open, and nothing comes any more."""
+        self._stranded |= self._writers - self._near
+        for writer in self._near:
+            writer.transport.abort()
+
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refuses:
+            writer.transport.abort()
+            return
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
         except OSError:
             writer.transport.abort()
             return
         self._writers |= {writer, far_writer}
+        self._near.add(writer)
         try:
             async with asyncio.timeout(self._idle_s) as patience:
 
@@ -43,8 +62,8 @@ class Line:
                         patience.reschedule(asyncio.get_running_loop().time() + self._idle_s)
 
                 await asyncio.gather(
-                    _carry(reader, far_writer, note_bytes),
-                    _carry(far_reader, writer, note_bytes),
+                    self._carry(reader, far_writer, note_bytes),
+                    self._carry(far_reader, writer, note_bytes),
                 )
         except TimeoutError:
             self.idle_cuts += 1
@@ -52,18 +71,23 @@ class Line:
             far_writer.transport.abort()
         finally:
             self._writers -= {writer, far_writer}
+            self._near.discard(writer)
+            self._stranded.discard(far_writer)
+            far_writer.close()
 
-
-async def _carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note_bytes: Callable[[], None]) -> None:
-    try:
-        while data := await reader.read(65_536):
-            note_bytes()
-            writer.write(data)
-            await writer.drain()
-    except OSError:
-        pass
-    finally:
-        writer.close()
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, note_bytes: Callable[[], None]
+    ) -> None:
+        try:
+            while data := await reader.read(65_536):
+                note_bytes()
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            if writer not in self._stranded:
+                writer.close()
 
 
 @asynccontextmanager

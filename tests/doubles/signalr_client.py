@@ -33,6 +33,10 @@ class SignalRClient:
             return not self._kept
         return False
 
+    def has_told(self, *events: str) -> bool:
+        """Tell whether one of these events was read and not taken."""
+        return any(told["event"] in events for told in self._kept)
+
     async def next(self, event: str) -> dict[str, Any]:
         """Give the next event of this name; others are kept for later.
 

@@ -12,9 +12,9 @@
 //   serverTimeoutMs, keepAliveMs
 //
 // In:  {"invoke": [method, …], "call": n}  {"send": [method, …]}  {"stream": method, "call": n}  {"stop": true}
-//      {"start": true}
+//      {"start": true}  {"describe": true}
 // Out: {"event": "started"|"failed"|"reconnecting"|"reconnected"|"closed"|"ReceiveNotification"|"Notify"|"answer"|
-//      "sent"|"stopped", …}; `started` and `reconnected` tell the connection id and the transport
+//      "sent"|"stopped"|"described", …}; `started`, `reconnected` and `described` tell the connection id and the transport
 
 import { createInterface } from "node:readline";
 import { HttpTransportType, HubConnectionBuilder, LogLevel } from "@microsoft/signalr";
@@ -94,6 +94,8 @@ async function obey(order) {
     tell("sent");
   } else if (order.stream) {
     await answer(order.call, read(connection.stream(order.stream)));
+  } else if (order.describe) {
+    tell("described", describe());
   } else if (order.stop) {
     await connection.stop();
     tell("stopped");
