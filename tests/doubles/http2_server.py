@@ -34,7 +34,7 @@ class ServerLimits:
 class Asked:
     """One request, and the ways to answer it; every way may be taken later, and does nothing once the peer is gone."""
 
-    __slots__ = ("body", "connection", "headers", "method", "path", "stream_id")
+    __slots__ = ("body", "connection", "headers", "method", "parts", "path", "stream_id")
 
     def __init__(self, connection, stream_id, headers):
         self.connection = connection
@@ -43,10 +43,11 @@ class Asked:
         self.method = headers.get(":method", "")
         self.path = headers.get(":path", "")
         self.body = bytearray()
+        self.parts = 1
 
-    def reply(self, status=200, headers=None, body=b"", *, parts=1):
+    def reply(self, status=200, headers=None, body=b"", *, parts=0):
         """Answer with a whole response, its body in so many DATA frames."""
-        self.connection.reply(self.stream_id, status, headers or {}, body, parts)
+        self.connection.reply(self.stream_id, status, headers or {}, body, parts or self.parts)
 
     def reset(self, code=ErrorCodes.INTERNAL_ERROR):
         """Answer with RST_STREAM."""
@@ -186,7 +187,7 @@ class ServerConnection(asyncio.Protocol):
             frame = SettingsFrame(
                 0,
                 settings={
-                    SettingCodes.MAX_CONCURRENT_STREAMS: limits.streams,
+                    SettingCodes.MAX_CONCURRENT_STREAMS: self.server.most_streams(self),
                     SettingCodes.INITIAL_WINDOW_SIZE: limits.window_bytes,
                     SettingCodes.MAX_HEADER_LIST_SIZE: limits.header_bytes,
                 },
@@ -390,10 +391,14 @@ class Http2Server:
 
     def take(self, asked):
         self.taken += 1
-        if self.latency_s:
-            asyncio.get_running_loop().call_later(self.latency_s, self.answer, asked)
+        self.later(self.latency_s, self.answer, asked)
+
+    def later(self, seconds, do, asked):
+        """Do something with a request after some time; after none at once."""
+        if seconds:
+            asyncio.get_running_loop().call_later(seconds, do, asked)
         else:
-            self.answer(asked)
+            do(asked)
 
 
 @asynccontextmanager
