@@ -24,12 +24,13 @@ _TAG: Final = "Account"
 
 
 class OwnDevice(msgspec.Struct, frozen=True):
-    """One of the user's devices."""
+    """One of the user's devices; `connected` tells whether it is on the live hub of this node now."""
 
     device_id: UUID
     platform: Literal["android", "ios", "web", "hub"]
     label: str
     last_seen_at: datetime
+    connected: bool
 
 
 class OwnApp(msgspec.Struct, frozen=True):
@@ -99,6 +100,7 @@ def _devices_handler(devices: Devices) -> HTTPRouteHandler:
                         row.platform.name.lower(),  # type: ignore[arg-type]
                         row.label,
                         row.last_seen_at,
+                        devices.live.is_connected(row.id),
                     )
                     for row in group.devices
                 ],

@@ -9,6 +9,7 @@ from litestar.handlers import BaseRouteHandler
 
 from appliance import __version__
 from appliance.api.account import account_router
+from appliance.api.console.hub import HubParts, console_hub_router
 from appliance.api.identity.service import Identity
 from appliance.api.oauth import oauth_router
 from appliance.api.openapi import correct_allow_headers
@@ -62,6 +63,7 @@ def make_litestar(faces: Faces, extra: Sequence[Router | BaseRouteHandler]) -> L
         account_router(devices),
         oauth_router(faces.identity),
         sign_in_router(faces.identity),
+        console_hub_router(HubParts(faces.hub, faces.database, faces.clock)),
         pages_router(faces.pages),
         schema_router(version=__version__),
         *extra,

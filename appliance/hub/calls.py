@@ -113,6 +113,10 @@ async def _acknowledge(connection: "Connection", call: InvocationReceived) -> No
 async def _record(connection: "Connection", session: Session, notification_id: UUID, invocation_id: str | None) -> None:
     core = connection.core
     round_trip_s = session.note_acknowledged(notification_id, core.clock.monotonic())
+    if round_trip_s is not None:
+        core.counters.acknowledged_late += session.is_late(round_trip_s)
+        core.counters.round_trips.add(round_trip_s)
+        session.learn(round_trip_s)
     try:
         work = core.backend.acknowledge(session.device_id, notification_id, round_trip_s)
         is_recorded = await _call_backend(connection, work, "Acknowledge")
@@ -140,6 +144,7 @@ async def _say_hello(connection: "Connection", call: InvocationReceived) -> None
         wants_results=wants_results,
         limits=core.limits,
         seat_stamp=None if core.seats is None else core.seats.stamp(),
+        window=core.windows.recall(accepted.device_id) if hello.acknowledges else None,
     )
     replay = session.begin_replay(hello.cursor)
     connection.seat(session)

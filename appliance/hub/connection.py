@@ -61,6 +61,7 @@ class Connection:
         self.principal = principal
         self.user_id = user_id
         self.origin = origin
+        self.number = core.take_number()
         self.opened_at = core.clock.monotonic()
         self.transport = transport
         self.session: Session | None = None
@@ -87,6 +88,26 @@ class Connection:
         core.deadlines.wake(self, self._handshake.next_deadline)
 
     # What the hub asks.
+
+    @property
+    def encoding(self) -> str | None:
+        """The hub protocol that the client speaks, None before its handshake."""
+        return None if self._live is None else self._live.encoding.name
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the client lost its socket and may come back with another one."""
+        return self._away_since is not None
+
+    @property
+    def last_heard_at(self) -> float:
+        """When (monotonic seconds) the client was heard last; the beginning while it has said nothing whole."""
+        return self.opened_at if self._live is None else self._live.last_heard_at
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait behind the write in flight."""
+        return self._outbox.queued_bytes
 
     def offer(self, device_id: UUID, notification: EncodedNotification) -> None:
         """Send to the session, or hold back behind its replay; what cannot be taken is reported as cut."""
@@ -306,7 +327,7 @@ class Connection:
 
     def report_cut(self, device_id: UUID, notification_ids: Sequence[UUID], reason: str) -> None:
         """Tell the layers above that these offers were never written."""
-        self.core.counters.cut += len(notification_ids)
+        self.core.counters.count_cut(reason, len(notification_ids))
         self.core.notices.offer_cut(device_id, notification_ids, reason)
 
     def spawn(self, work: Coroutine[None, None, None], *, is_replay: bool = False) -> None:

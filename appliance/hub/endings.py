@@ -41,6 +41,7 @@ INTERNAL_ERROR: Final = Ending(
 )
 # What waits for the older session is part of the newer one's history, so it is not written twice.
 REPLACED: Final = Ending("replaced", "This device connected again elsewhere.", drops_queue=True)
+DISCONNECTED: Final = Ending("disconnected", "An administrator ended this connection.", allow_reconnect=True)
 SLOW_READER: Final = Ending("slow_reader", is_abrupt=True)
 # It reads, but does not say so as stateful reconnect has it, and what might have to be repeated is bounded.
 NOT_ACKNOWLEDGED: Final = Ending(

@@ -27,6 +27,8 @@ from appliance.hub.negotiate import LONG_POLLING, SERVER_SENT_EVENTS, WEBSOCKETS
 from appliance.hub.notices import Notices
 from appliance.hub.presence import Presence
 from appliance.hub.resync import resync
+from appliance.hub.roster import Census, ConnectionFacts, Roster
+from appliance.hub.round_trips import RoundTrips
 from appliance.hub.seats import SeatClock
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,7 @@ class Offered:
 
 @dataclass(frozen=True, slots=True)
 class HubStats:
-    """The hub at one moment, and its counts since the start. `ended` and `refused` are by reason, a closed set."""
+    """The hub at one moment, and its counts since the start. What is by reason is by a closed set of them."""
 
     connections: int
     plain_connections: int
@@ -55,7 +57,9 @@ class HubStats:
     offered_plain: int
     replayed: int
     acknowledged: int
+    acknowledged_late: int
     cut: int
+    cut_by_reason: Mapping[str, int]
     caught_up: int
     resumed: int
     ended: Mapping[str, int]
@@ -102,6 +106,7 @@ class Hub:
         )
         self._negotiations: Negotiations[Connection] = Negotiations(clock, lifetime_s=limits.negotiation_lifetime_s)
         self._fanout: Fanout[Connection, _Parcel] = Fanout(_send, limits.fanout_pending)
+        self._roster = Roster(self._core)
         # The jitter of Retry-After is no secret.
         jitter = randomness or random.Random()  # noqa: S311
         offers = (WEBSOCKETS, SERVER_SENT_EVENTS, LONG_POLLING)
@@ -228,12 +233,45 @@ class Hub:
             offered_plain=counters.offered_plain,
             replayed=counters.replayed,
             acknowledged=counters.acknowledged,
+            acknowledged_late=counters.acknowledged_late,
             cut=counters.cut,
+            cut_by_reason=dict(counters.cut_by_reason),
             caught_up=counters.caught_up,
             resumed=counters.resumed,
             ended=dict(counters.ended),
             refused=dict(counters.refused),
         )
+
+    @property
+    def round_trips(self) -> RoundTrips:
+        """How long devices took to acknowledge."""
+        return self._core.counters.round_trips
+
+    def take_census(self) -> Census:
+        """Count the connections by kind. Walks over all of them."""
+        return self._roster.take_census()
+
+    def list_presence(
+        self, user_id: UUID | None = None, *, limit: int, cursor: UUID | None = None
+    ) -> tuple[Sequence[ConnectionFacts], UUID | None]:
+        """Give a page of who is connected, oldest first, and the cursor of the next page, None on the last one."""
+        return self._roster.list(user_id, limit=limit, after=cursor)
+
+    def is_connected(self, device_id: UUID) -> bool:
+        """Tell whether the device has a live session on this node."""
+        return self._core.presence.find_device(device_id) is not None
+
+    def find_presence(self, connection_id: UUID) -> ConnectionFacts | None:
+        """Tell of one connection, None when there is none of this id."""
+        return self._roster.describe(connection_id)
+
+    def disconnect(self, connection_id: UUID) -> bool:
+        """End one connection, whose client may come back; False when there is none of this id."""
+        connection = self._roster.find(connection_id)
+        if connection is None:
+            return False
+        connection.end(endings.DISCONNECTED)
+        return True
 
     def _close(self, connections: Sequence[Connection], text: str) -> None:
         ending = endings.make_revocation(text)

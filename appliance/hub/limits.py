@@ -90,6 +90,8 @@ class HubLimits:
     """Acknowledgement window of a session that was not measured yet."""
     window_least_s: float = 2.0
     window_most_s: float = 10.0
+    windows_remembered: int = 20_000
+    """Devices whose window is kept for their next session; the one that came longest ago is forgotten first."""
 
     retry_after_least_s: int = 1
     retry_after_most_s: int = 10

@@ -192,6 +192,11 @@ class LiveProtocol:
         return self._received is not None
 
     @property
+    def last_heard_at(self) -> float:
+        """When (monotonic seconds) the client was heard last."""
+        return self._last_received
+
+    @property
     def next_deadline(self) -> float:
         """The next moment (monotonic seconds) at which `pass_time` may have something to say."""
         due_at = self._last_sent + self._times.keep_alive_s

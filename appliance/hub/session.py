@@ -43,7 +43,9 @@ class Session:
         wants_results: bool,
         limits: HubLimits,
         seat_stamp: int | None = None,
+        window: AcknowledgementWindow | None = None,
     ) -> None:
+        """`window` is what earlier sessions of the device have learned; None to begin anew."""
         self.device_id = device_id
         self.acknowledges = acknowledges
         self.wants_results = wants_results
@@ -52,7 +54,7 @@ class Session:
         self.is_announced = False
         self.seat_stamp = seat_stamp or 0
         self.order = None if seat_stamp is None else SentOrder(limits.order_remembered)
-        self._window = AcknowledgementWindow(
+        self._window = window or AcknowledgementWindow(
             first_s=limits.window_first_s, least_s=limits.window_least_s, most_s=limits.window_most_s
         )
         self._most_remembered = limits.offers_remembered
@@ -98,6 +100,10 @@ class Session:
         """Tell how long to wait for an acknowledgement; `most_s` while a replay still stands in front of it."""
         return most_s if self.replay is not None else self._window.seconds
 
+    def is_late(self, round_trip_s: float) -> bool:
+        """Tell whether an answer came after the wait for it was over; ask before the window learns from it."""
+        return round_trip_s > self._window.seconds
+
     def note_offered(self, notification_id: UUID, now: float) -> None:
         """Remember when an offer was written, to measure its round trip."""
         if not self.acknowledges:
@@ -111,10 +117,10 @@ class Session:
         self._offered_at.clear()
 
     def note_acknowledged(self, notification_id: UUID, now: float) -> float | None:
-        """Give the round trip in seconds, None when it was not measured."""
+        """Give the round trip in seconds, None when it was not measured; `learn` it next."""
         offered_at = self._offered_at.pop(notification_id, None)
-        if offered_at is None:
-            return None
-        round_trip_s = max(0.0, now - offered_at)
+        return None if offered_at is None else max(0.0, now - offered_at)
+
+    def learn(self, round_trip_s: float) -> None:
+        """Let the window follow a measured round trip."""
         self._window.learn(round_trip_s)
-        return round_trip_s

@@ -3,7 +3,9 @@
 The estimator is TCP's (RFC 6298, section 2): a smoothed round trip plus four times its smoothed variation.
 """
 
+from collections import OrderedDict
 from typing import Final
+from uuid import UUID
 
 _GAIN: Final = 1 / 8
 _VARIATION_GAIN: Final = 1 / 4
@@ -11,7 +13,7 @@ _VARIATIONS: Final = 4
 
 
 class AcknowledgementWindow:
-    """The adaptive window of one session, in seconds, always between `least_s` and `most_s`."""
+    """The adaptive window of one device, in seconds, always between `least_s` and `most_s`."""
 
     __slots__ = ("_least_s", "_most_s", "_smoothed_s", "_variation_s", "_window_s")
 
@@ -37,3 +39,29 @@ class AcknowledgementWindow:
             self._smoothed_s += _GAIN * (round_trip_s - self._smoothed_s)
         wanted_s = self._smoothed_s + _VARIATIONS * self._variation_s
         self._window_s = min(self._most_s, max(self._least_s, wanted_s))
+
+
+class LearnedWindows:
+    """What was learned of each device, for its next session. Bound: `most`; who came longest ago is forgotten first."""
+
+    def __init__(self, *, first_s: float, least_s: float, most_s: float, most: int) -> None:
+        self._first_s = first_s
+        self._least_s = least_s
+        self._most_s = most_s
+        self._most = most
+        self._windows: OrderedDict[UUID, AcknowledgementWindow] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def recall(self, device_id: UUID) -> AcknowledgementWindow:
+        """Give the device's window, as learned in earlier sessions; the session goes on learning with it."""
+        window = self._windows.get(device_id)
+        if window is None:
+            window = AcknowledgementWindow(first_s=self._first_s, least_s=self._least_s, most_s=self._most_s)
+            self._windows[device_id] = window
+            if len(self._windows) > self._most:
+                self._windows.popitem(last=False)
+        else:
+            self._windows.move_to_end(device_id)
+        return window

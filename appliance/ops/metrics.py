@@ -11,7 +11,7 @@ from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
@@ -75,17 +75,40 @@ class ApplianceCollector(Collector):
         yield _gauge("carillon_hub_plain_connections", "Connections that have not said Hello.", stats.plain_connections)
         yield _gauge("carillon_hub_sessions", "Devices with a live session.", stats.sessions)
         yield _gauge("carillon_hub_handshakes_pending", "Connections in their handshake.", stats.handshakes_pending)
+        yield _gauge(
+            "carillon_hub_negotiations_pending", "Ids given out and not opened yet.", stats.negotiations_pending
+        )
+        yield from self._hub_census()
         for name, value in (
             ("offered", stats.offered),
             ("offered_plain", stats.offered_plain),
             ("replayed", stats.replayed),
             ("acknowledged", stats.acknowledged),
+            ("acknowledged_late", stats.acknowledged_late),
             ("cut", stats.cut),
         ):
             yield _counter(f"carillon_hub_notifications_{name}", f"Notifications {name.replace('_', ' ')}.", value)
+        yield _labelled("carillon_hub_offers_cut", "Offers never written, by reason.", "reason", stats.cut_by_reason)
         yield _labelled("carillon_hub_connections_ended", "Ended hub connections by reason.", "reason", stats.ended)
         yield _labelled(
             "carillon_hub_connections_refused", "Refused hub connections by reason.", "reason", stats.refused
+        )
+
+    def _hub_census(self) -> Iterable[Metric]:
+        census = self._hub.take_census()
+        yield _gauge("carillon_hub_away_connections", "Connections whose client may come back.", census.away)
+        for name, label, counts in (
+            ("carillon_hub_transport_connections", "transport", census.transports),
+            ("carillon_hub_encoding_connections", "encoding", census.encodings),
+            ("carillon_hub_dialect_connections", "dialect", census.dialects),
+        ):
+            by_kind: dict[tuple[str, ...], float] = {(kind,): count for kind, count in counts.items()}
+            yield _gauge(name, f"Open hub connections by {label}.", {(label,): by_kind})
+        trips = self._hub.round_trips
+        buckets = [("+Inf" if bound == float("inf") else str(bound), count) for bound, count in trips]
+        text = "From offer to acknowledgement, in time or late."
+        yield HistogramMetricFamily(
+            "carillon_hub_acknowledgement_seconds", text, buckets=buckets, sum_value=trips.sum_s
         )
 
 

@@ -35,7 +35,7 @@ async def test_devices_are_grouped_by_app_and_can_be_revoked_one_by_one(
         str(other_app.id): [third],
     }
     device = next(device for group in groups for device in group["devices"] if device["device_id"] == first)
-    assert set(device) == {"device_id", "platform", "label", "last_seen_at"}
+    assert set(device) == {"device_id", "platform", "label", "last_seen_at", "connected"}
     assert (device["platform"], device["label"]) == ("ios", "Phone")
     assert (await http.delete(f"/account/devices/{first}", headers=user.headers)).status_code == 204
     assert (await http.delete(f"/account/devices/{first}", headers=user.headers)).status_code == 404

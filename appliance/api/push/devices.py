@@ -45,7 +45,9 @@ MAX_LOCALE_CHARS: Final = 20
 
 
 class LiveDevices(Protocol):
-    """What is told when a device stops being somebody's: its live connection ends."""
+    """The live connections: whether a device has one, and ending it when the device stops being somebody's."""
+
+    def is_connected(self, device_id: UUID) -> bool: ...
 
     def close_device(self, device_id: UUID, reason: str) -> object: ...
 
@@ -85,7 +87,13 @@ def _list_handler(devices: Devices) -> HTTPRouteHandler:
         limit = read_limit(request, default=PAGE, most=MAX_PAGE)
         rows, total = await list_app_devices(devices.database, id, after=read_id(request, "cursor"), limit=limit + 1)
         page = [
-            DeviceView(row.id, row.user_id, row.platform.name.lower(), row.last_seen_at)  # type: ignore[arg-type]
+            DeviceView(
+                row.id,
+                row.user_id,
+                row.platform.name.lower(),  # type: ignore[arg-type]
+                row.last_seen_at,
+                devices.live.is_connected(row.id),
+            )
             for row in rows[:limit]
         ]
         return json_reply(DevicePage(page, total, page[-1].device_id if len(rows) > limit else None))

@@ -169,12 +169,13 @@ PlatformName = Literal["android", "ios", "web", "hub"]
 
 
 class DeviceView(msgspec.Struct, frozen=True):
-    """A device that is registered with the app."""
+    """A device that is registered with the app; `connected` tells whether it is on the live hub of this node now."""
 
     device_id: UUID
     user_id: UUID
     platform: PlatformName
     last_seen_at: datetime
+    connected: bool
 
 
 class DevicePage(msgspec.Struct, frozen=True):

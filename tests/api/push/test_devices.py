@@ -161,7 +161,7 @@ async def test_the_list_has_the_documented_keys_and_pages_through_all(
     ids = [(await _register(http, user, _device(app, _token()))).json()["device_id"] for _ in range(5)]
     whole = (await http.get(f"/push/devices/{app.id}", headers=admin.headers)).json()
     assert (whole["total"], whole["next_cursor"]) == (5, None)
-    assert set(whole["devices"][0]) == {"device_id", "user_id", "platform", "last_seen_at"}
+    assert set(whole["devices"][0]) == {"device_id", "user_id", "platform", "last_seen_at", "connected"}
     assert whole["devices"][0]["user_id"] == str(user.id)
     assert whole["devices"][0]["last_seen_at"].endswith("Z")
     seen: list[str] = []
