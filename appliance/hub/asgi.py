@@ -38,7 +38,7 @@ class HubApplication:
         raw_send = cast(Send, scope.get("raw_send", send))
         raw_receive = cast(Receive, scope.get("raw_receive", receive))
         if scope["type"] == "http":
-            await self._serve_http(scope, raw_receive, send, raw_send)
+            await self._serve_http(scope, raw_receive, send)
         elif scope["type"] == "websocket":
             await self._serve_websocket(scope, raw_receive, raw_send)
 
@@ -56,12 +56,12 @@ class HubApplication:
             return None
         return {"url": self._redirect_to}
 
-    async def _serve_http(self, scope: Scope, receive: Receive, send: Send, raw_send: Send) -> None:
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             request = read_request(scope)
             guest = await self._gate.authenticate(request)
             if not request.is_negotiation:
-                await self._http_transports.serve(request, guest, receive, send, raw_send)
+                await self._http_transports.serve(request, guest, scope, receive, send)
                 return
             if request.method != "POST":
                 raise Refusal(405, "", (("allow", "POST"),), cause="method")

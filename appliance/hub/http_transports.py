@@ -6,7 +6,7 @@ from uuid import UUID
 
 from appliance.domain.clock import Clock
 from appliance.hub import endings
-from appliance.hub.asgi_types import Receive, Send
+from appliance.hub.asgi_types import Receive, Scope, Send
 from appliance.hub.connection import Connection
 from appliance.hub.core import HubCore
 from appliance.hub.gate import Gate, Guest
@@ -14,7 +14,7 @@ from appliance.hub.negotiate import LONG_POLLING, SERVER_SENT_EVENTS, WEBSOCKETS
 from appliance.hub.refusals import NO_ID, UNKNOWN_ID, Refusal
 from appliance.hub.requests import HubRequest, respond
 from appliance.hub.transport_long_polling import UNCACHED, LongPolling
-from appliance.hub.transport_sse import EventStream
+from appliance.hub.transport_sse import EventStream, StreamOutput
 
 _METHODS: Final = ("GET", "POST", "DELETE")
 _NO_POSTS: Final = "POST requests are not allowed for WebSocket connections."
@@ -66,11 +66,11 @@ class HttpTransports:
         handshake_s = min(protocol.handshake_timeout_s, core.limits.stream_handshake_s)
         self._stream_times = replace(protocol, handshake_timeout_s=handshake_s)
 
-    async def serve(self, request: HubRequest, guest: Guest, receive: Receive, send: Send, raw_send: Send) -> None:
-        """Serve one request; returns when it is answered. `raw_send` is the server's own, for a stream's events."""
+    async def serve(self, request: HubRequest, guest: Guest, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; returns when it is answered."""
         if request.method == "GET":
             if request.accepts_events:
-                await self._stream(request, guest, receive, send, raw_send)
+                await self._stream(request, guest, scope, receive, send)
             else:
                 await self._poll(request, guest, receive, send)
         elif request.method == "POST":
@@ -80,12 +80,13 @@ class HttpTransports:
         else:
             raise Refusal(405, "", (("allow", ", ".join(_METHODS)),), cause="method")
 
-    async def _stream(self, request: HubRequest, guest: Guest, receive: Receive, send: Send, raw_send: Send) -> None:
+    async def _stream(self, request: HubRequest, guest: Guest, scope: Scope, receive: Receive, send: Send) -> None:
+        output = StreamOutput.of(scope, send)
         negotiation = self._admit(request, guest, SERVER_SENT_EVENTS)
-        stream = EventStream(self._core, guest, negotiation, raw_send, self._stream_times)
+        stream = EventStream(self._core, guest, negotiation, output, self._stream_times)
         self._streams[negotiation.token] = stream
         try:
-            await stream.serve(self._gate, receive, send)
+            await stream.serve(self._gate, receive)
         finally:
             del self._streams[negotiation.token]
             if stream.did_not_get_through:

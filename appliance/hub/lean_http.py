@@ -127,6 +127,8 @@ class LeanHttp(HttpToolsProtocol):
         self._leave_place()
         date = self._lean.date(self.loop.time())
         self.server_state.default_headers = [(b"date", date.encode())]
+        # An answer that its client does not read can only be given up together with the connection.
+        self.scope["abort_connection"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
 
     def _is_answering(self) -> bool:

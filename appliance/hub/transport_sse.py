@@ -12,10 +12,12 @@ it would be held back all the same, when the client has settled for this transpo
 
 import asyncio
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, cast
 
 from appliance.hub import endings
-from appliance.hub.asgi_types import Receive, Send
+from appliance.hub.asgi_types import Receive, Scope, Send
 from appliance.hub.connection import Connection
 from appliance.hub.core import HubCore
 from appliance.hub.gate import Gate, Guest
@@ -37,6 +39,25 @@ _HEAD: Final[tuple[tuple[bytes, bytes], ...]] = (
     (b"x-accel-buffering", b"no"),
 )
 _FIRST_COMMENT: Final = b":\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOutput:
+    """How the server lets a response be written: its head, its events, and how to give it up unfinished.
+
+    Events go to the server's own `send`: a wrapped one is slower, and cannot be begun without a task. `abort` ends the
+    whole TCP connection; None where the server has no such thing, and the response just ends where it is.
+    """
+
+    send_head: Send
+    send: Send
+    abort: Callable[[], None] | None
+
+    @classmethod
+    def of(cls, scope: Scope, send: Send) -> "StreamOutput":
+        """Find it for a request."""
+        abort = cast("Callable[[], None] | None", scope.get("abort_connection"))
+        return cls(send, cast(Send, scope.get("raw_send", send)), abort)
 
 
 class EventStreamPipe:
@@ -69,16 +90,15 @@ class EventStream:
         core: HubCore,
         guest: Guest,
         negotiation: Negotiation[Connection],
-        send: Send,
+        output: StreamOutput,
         times: ProtocolTimes,
     ) -> None:
-        """Write with the server's own `send`: a wrapped one would be slower, and cannot be begun without a task."""
         self._core = core
         self._negotiation = negotiation
-        self._send = send
+        self._output = output
         self.is_open = False
         self._began_at = core.clock.monotonic()
-        pipe = EventStreamPipe(send)
+        pipe = EventStreamPipe(output.send)
         self.connection = Connection(
             core, guest.principal, guest.user_id, pipe, SERVER_SENT_EVENTS, guest.origin, times=times
         )
@@ -94,16 +114,17 @@ class EventStream:
             return self.posts.taken <= 1 and lived_s >= self._core.limits.stream_silence_s
         return ending is endings.HANDSHAKE_TIMED_OUT
 
-    async def serve(self, gate: Gate, receive: Receive, send_head: Send) -> None:
+    async def serve(self, gate: Gate, receive: Receive) -> None:
         """Serve the response from its head to its end; returns when nothing is left of the connection."""
         core, connection = self._core, self.connection
         task = cast("asyncio.Task[object]", asyncio.current_task())
         core.tasks.add(task)
         try:
-            await self._listen(receive, send_head)
+            await self._listen(receive)
             gate.finish(self._negotiation)
             await self.posts.stop()
-            await self._say_goodbye()
+            if not await self._say_goodbye():
+                await self._give_up()
         finally:
             gate.finish(self._negotiation)
             try:
@@ -111,14 +132,14 @@ class EventStream:
             finally:
                 core.tasks.discard(task)
 
-    async def _listen(self, receive: Receive, send_head: Send) -> None:
+    async def _listen(self, receive: Receive) -> None:
         """Begin the response and wait until the connection ends for whatever reason; `ending` is set afterwards."""
         connection = self.connection
         try:
-            await send_head({"type": "http.response.start", "status": 200, "headers": list(_HEAD)})
+            await self._output.send_head({"type": "http.response.start", "status": 200, "headers": list(_HEAD)})
             # Before the comment and not after it: the client may be faster than the news that it was sent.
             self.is_open = True
-            await self._send({"type": "http.response.body", "body": _FIRST_COMMENT, "more_body": True})
+            await self._output.send({"type": "http.response.body", "body": _FIRST_COMMENT, "more_body": True})
             if connection.ending is None:
                 await wait_until_gone(receive)
                 connection.end(endings.SOCKET_LOST)
@@ -132,20 +153,29 @@ class EventStream:
             logger.exception("hub_connection_failed")
             connection.end(endings.INTERNAL_ERROR)
 
-    async def _say_goodbye(self) -> None:
-        """Write what is left and end the response, unless the ending is abrupt."""
+    async def _say_goodbye(self) -> bool:
+        """Write what is left and end the response; False where that is not possible, or nobody is to be told."""
         ending = self.connection.ending
         if ending is None or ending.is_abrupt:
-            return
+            return False
         try:
             async with asyncio.timeout(self._core.limits.close_deadline_s):
                 await self.connection.wait_until_written()
-                await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._output.send({"type": "http.response.body", "body": b"", "more_body": False})
+                return True
         except TimeoutError:
             logger.info("hub_close_timed_out", extra={"reason": ending.reason})
         except (OSError, RuntimeError) as error:
             # The peer was faster; there is nobody left to tell.
             logger.debug("hub_close_failed", extra={"reason": ending.reason, "error": type(error).__name__})
+        return False
+
+    async def _give_up(self) -> None:
+        """Let the server drop what it holds for a reader that does not read, where it can."""
+        if self._output.abort is not None:
+            self._output.abort()
+            # The server learns of it in the next turn of the loop, and does not miss the end of the response then.
+            await asyncio.sleep(0)
 
 
 def make_event(payload: str | bytes) -> bytes:
