@@ -52,8 +52,13 @@ class Settings:
     """PEM file with the certificate's private key."""
     database_url: Secret = _NO_SECRET
     """postgresql://… ; SQLite in the data folder when unset."""
+    redis_url: Secret = _NO_SECRET
+    """redis://…, rediss://… or unix://… ; joins several nodes over one PostgreSQL to one hub."""
     delivery_mode: DeliveryMode = DeliveryMode.LOCAL
     """relay, firebase or local: how remote pushes leave the house."""
+    vapid_subject: str = ""
+    """Whom push services of browsers write to about this server: mailto:you@your.domain or an https URL. PUBLIC_URL
+    stands in for it."""
     push_max_batch_size: int = 500
     """Most targets of one bulk or batch send, 1 to 5000."""
     access_token_minutes: int = 30
@@ -251,3 +256,8 @@ def _check_together(settings: Settings) -> None:
     url = settings.database_url.reveal()
     if url and not url.startswith(("postgresql://", "postgres://")):
         raise SettingsError("DATABASE_URL: give postgresql://…, or leave it out for SQLite.")
+    redis_url = settings.redis_url.reveal()
+    if redis_url and not redis_url.startswith(("redis://", "rediss://", "unix://")):
+        raise SettingsError("REDIS_URL: give redis://…, rediss://… or unix://…, or leave it out for a single node.")
+    if redis_url and not url:
+        raise SettingsError("REDIS_URL is for several nodes, which share one PostgreSQL: set DATABASE_URL, too.")

@@ -50,6 +50,8 @@ def find_faults(root: Path) -> list[str]:
     runtime = read_pins(root / "packaging" / "requirements.lock", faults)
     dev = read_pins(root / "packaging" / "dev.lock", faults)
     read_pins(root / "packaging" / "node.lock", faults)
+    if (root / "packaging" / "build.lock").exists():
+        read_pins(root / "packaging" / "build.lock", faults)
     for name, version in runtime.items():
         if dev.get(name) != version:
             faults.append(f"dev.lock: {name} is {dev.get(name, 'missing')}, requirements.lock says {version}")

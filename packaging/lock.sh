@@ -22,6 +22,8 @@ main() {
     # The development set holds the runtime set at the very same versions.
     lock dev.lock "$@" --constraints packaging/requirements.lock --group dev pyproject.toml
     lock node.lock "$@" packaging/node.in
+    # What builds the one package that has no wheel (http-ece); pip gets it before all others.
+    lock build.lock "$@" packaging/build.in
     python3 packaging/check_locks.py
 }
 

@@ -1,15 +1,38 @@
 """The channels that there are. A new one is one file in this package and one line in `BUILDERS`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from appliance.channels.contract import Channel
+from appliance.channels.webpush import Poster, VapidKeys, WebPushChannel
+from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
-from appliance.settings import Settings
+from appliance.settings import DeliveryMode, Settings
 
-Builder = Callable[[Settings], Channel | None]
-"""Makes a channel from the settings, or None when it is not configured or the delivery mode does not use it."""
 
-BUILDERS: tuple[Builder, ...] = ()
+@dataclass(frozen=True, slots=True)
+class ChannelParts:
+    """What channels are made of; the layers above implement what they need of storage."""
+
+    settings: Settings
+    clock: Clock
+    outbound: Poster
+    vapid_keys: VapidKeys
+
+
+Builder = Callable[[ChannelParts], Channel | None]
+"""Makes a channel, or None when it is not configured or the delivery mode does not use it."""
+
+
+def _build_web_push(parts: ChannelParts) -> Channel | None:
+    # No third party's account is needed, so it is direct in every mode but the one in which nothing leaves.
+    if parts.settings.delivery_mode is DeliveryMode.LOCAL:
+        return None
+    subject = parts.settings.vapid_subject or parts.settings.public_url
+    return WebPushChannel(parts.outbound, parts.vapid_keys, parts.clock, subject=subject)
+
+
+BUILDERS: tuple[Builder, ...] = (_build_web_push,)
 
 
 class ChannelSet:
@@ -36,7 +59,7 @@ class ChannelSet:
             await channel.close()
 
 
-def build_channels(settings: Settings) -> ChannelSet:
+def build_channels(parts: ChannelParts) -> ChannelSet:
     """Make the channels that the settings ask for. Local-only mode has none: nothing leaves the house."""
-    built = (builder(settings) for builder in BUILDERS)
+    built = (builder(parts) for builder in BUILDERS)
     return ChannelSet([channel for channel in built if channel is not None])

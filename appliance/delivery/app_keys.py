@@ -32,6 +32,11 @@ def make_sealed_webhook_secret(sealer: Sealer) -> bytes:
     return sealer.seal_secret(make_webhook_secret(), purpose=_WEBHOOK_PURPOSE)
 
 
+def open_vapid_private_key(sealer: Sealer, sealed: bytes) -> bytes:
+    """Open an app's VAPID private key: PKCS #8 in DER."""
+    return sealer.unseal(sealed, purpose=_VAPID_PURPOSE)
+
+
 def open_webhook_secret(sealer: Sealer, sealed: bytes) -> Secret:
     """Open an app's webhook secret: for signing receipts, and for showing it to an admin."""
     return sealer.unseal_secret(sealed, purpose=_WEBHOOK_PURPOSE)

@@ -41,6 +41,14 @@ class FreshKeys:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredVapidKey:
+    """An app's VAPID key pair as it is stored."""
+
+    private_key_sealed: bytes = field(repr=False)
+    public_key: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigChange:
     """The columns that an admin changes, with their new values."""
 
@@ -61,6 +69,12 @@ _SELECT: Final = (
 async def load_push_config(database: Database, app_id: UUID, now: datetime) -> PushConfig:
     """Read a configuration. Raises `NotFound`."""
     return _config(await database.read_one(_SELECT, _key(app_id, now)))
+
+
+async def load_vapid_key(database: Database, app_id: UUID) -> StoredVapidKey | None:
+    """Read an app's VAPID key pair, None when it has none."""
+    row = await database.read_one("SELECT vapid_private_key_sealed, vapid_public_key FROM app WHERE id = ?", (app_id,))
+    return None if row is None or row[0] is None else StoredVapidKey(bytes_of(row[0]), str(row[1]))
 
 
 def change_push_config_job(

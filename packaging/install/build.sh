@@ -11,10 +11,14 @@ build_environment() {
     rm -rf "$VENV"
     NEW_VENV=$VENV
     quietly 'Python environment' "$PYTHON" -m venv "$VENV" || fail_with_log 5 'the Python environment could not be made.'
+    # One package (http-ece, pure Python) has no wheel: what builds it comes first, pinned like all else.
+    quietly 'build tools' "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --no-cache-dir \
+        --only-binary :all: --require-hashes --no-deps -r "$HERE/packaging/build.lock" ||
+        fail_with_log 5 'the build tools could not be installed.'
     lock=$HERE/packaging/requirements.lock
     machine run --log "$LOG" --label packages --count 'Collecting ' --total "$(grep -c '^[a-z].*==' "$lock")" -- \
         "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --no-cache-dir --only-binary :all: \
-        --require-hashes --no-deps -r "$lock" || fail_with_log 5 'the packages could not be installed.'
+        --no-binary http-ece --no-build-isolation --require-hashes --no-deps -r "$lock" || fail_with_log 5 'the packages could not be installed.'
     # What installs packages is of no use to the running program.
     quietly 'cleaning up' "$VENV/bin/python" -m pip uninstall -y setuptools pip || true
     : >"$VENV/.complete"

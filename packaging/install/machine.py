@@ -232,7 +232,7 @@ def answer(arguments: argparse.Namespace) -> int:
             print(fingerprint(arguments.root, ["frontend", "packaging/node.lock"]))
         case "fingerprint-python":
             interpreter = f"{sys.implementation.cache_tag} {sys.base_prefix} {platform.machine()}"
-            print(fingerprint(arguments.root, ["packaging/requirements.lock"], interpreter))
+            print(fingerprint(arguments.root, ["packaging/build.lock", "packaging/requirements.lock"], interpreter))
         case "copy-code":
             copy_code(arguments.root, arguments.release)
         case "copy-web":
