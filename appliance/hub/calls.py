@@ -21,6 +21,7 @@ from appliance.hub.methods import (
     parse_acknowledge,
     parse_hello,
     parse_notification_id,
+    shorten_name,
 )
 from appliance.hub.protocol import CompletionReceived, InvocationReceived
 from appliance.hub.replay import HISTORY_PASSED, Replay
@@ -80,7 +81,7 @@ async def answer_invocation(connection: "Connection", call: InvocationReceived) 
     serve = _METHODS.get(call.target.lower())
     try:
         if serve is None:
-            raise CallFailed(f"Unknown hub method '{call.target}'")
+            raise CallFailed(f"Unknown hub method '{shorten_name(call.target)}'")
         if call.is_stream:
             raise CallFailed(f"'{call.target}' is not a streaming method.")
         await serve(connection, call)

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from appliance.hub.encoding import Frame, HubEncoding, RecordTooLarge, SeparatorSplitter
+from appliance.hub.methods import shorten_name
 from appliance.hub.protocol import LiveProtocol, ProtocolTimes
 
 HANDSHAKE_CANCELED: Final = "Handshake was canceled."
@@ -101,16 +102,15 @@ class AwaitingHandshake:
             return self._refuse(HANDSHAKE_FAILED)
         encoding = self._encodings.get(handshake.protocol)
         if encoding is None:
-            return self._refuse(f"The protocol '{handshake.protocol}' is not supported.")
+            return self._refuse(f"The protocol '{shorten_name(handshake.protocol)}' is not supported.")
         if encoding.transfer_format not in self._transfer_formats:
             return self._refuse(
                 f"Cannot use the '{encoding.name}' protocol on the current transport. "
                 f"The transport does not support '{encoding.transfer_format}' transfer format."
             )
         if not 0 <= handshake.version <= NEWEST_VERSION:
-            return self._refuse(
-                f"The server does not support version {handshake.version} of the '{encoding.name}' protocol."
-            )
+            version = shorten_name(str(handshake.version))
+            return self._refuse(f"The server does not support version {version} of the '{encoding.name}' protocol.")
         self._has_ended = True
         answer = Frame("{}\x1e", 3) if encoding.transfer_format == "Text" else Frame(b"{}\x1e", 3)
         is_stateful = self._is_stateful and handshake.version >= _STATEFUL_VERSION

@@ -13,6 +13,7 @@ HELLO: Final = "hello"
 ACKNOWLEDGE: Final = "acknowledge"
 
 _UUID_TEXT_CHARS: Final = 36
+_LONGEST_SHOWN_CHARS: Final = 128
 
 
 class WrongArguments(Exception):
@@ -21,6 +22,11 @@ class WrongArguments(Exception):
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.text = text
+
+
+def shorten_name(name: str) -> str:
+    """Give a client's own word as an answer may repeat it: an answer shall not be as large as it likes."""
+    return name if len(name) <= _LONGEST_SHOWN_CHARS else f"{name[:_LONGEST_SHOWN_CHARS]}…"
 
 
 class _HelloArgument(msgspec.Struct, rename="camel"):

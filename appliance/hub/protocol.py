@@ -64,6 +64,7 @@ from appliance.hub.resume import Received
 
 # StreamItem and CancelInvocation: of no use to this server, but they are numbered like the others.
 _TRACKABLE_TYPES: Final = (2, 5)
+_LONGEST_INVOCATION_ID_CHARS: Final = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,6 +274,9 @@ class LiveProtocol:
                 return None
         self._last_received = now
         match record:
+            case Invocation(invocation_id=str(invocation_id)) if len(invocation_id) > _LONGEST_INVOCATION_ID_CHARS:
+                # Answers must repeat it; official clients count up from 0.
+                return ProtocolViolation("an invocation id is too long")
             case Invocation(target, arguments, invocation_id, is_stream):
                 return InvocationReceived(target, tuple(arguments), invocation_id, is_stream)
             case Completion(invocation_id, error):
