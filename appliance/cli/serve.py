@@ -36,7 +36,7 @@ from appliance.cli.exits import CommandFailed, Exit
 from appliance.cli.instance import PID_FILE, holding_lock, write_instance
 from appliance.cli.prepare import prepare
 from appliance.hub.lean_listener import LeanListener
-from appliance.ops.connection_guard import ConnectionGuard
+from appliance.ops.connection_guard import ConnectionGuard, notice_lost_peers
 from appliance.ops.logs import set_up_logging
 from appliance.settings import Settings, load_settings
 
@@ -204,6 +204,7 @@ async def _serve(settings: Settings, hub_socket: socket.socket | None) -> None:
             await _until_listening(settings, serving, stopping)
             if hub_listener is not None:
                 await hub_listener.start()
+            notice_lost_peers(settings.port)
             gc.collect()
             gc.freeze()
             gc.set_threshold(*_COLLECT_AFTER)

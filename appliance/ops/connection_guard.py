@@ -35,6 +35,14 @@ _FEWEST_OF_A_SITE: Final = 32
 _TELL_EVERY_S: Final = 60.0
 _RETRY_AFTER_S: Final = (1, 10)
 
+_LOST_PEER_OPTIONS: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000),
+)
+
 Peer = tuple[str, int]
 
 
@@ -177,6 +185,31 @@ def count_open_files() -> int:
     """Count the open files of this process."""
     # Newer kernels tell it without a walk through the directory.
     return os.stat(_OPEN_FILES).st_size or len(os.listdir(_OPEN_FILES))
+
+
+def notice_lost_peers(port: int) -> int:
+    """Let the system drop connections of the port whose other end is gone without a word; gives how many listeners.
+
+    What a listening socket is told holds for every connection that it accepts from then on: one that is silent is asked
+    after 30 seconds whether it is there, and one that does not confirm what was sent is lost after a minute. Without
+    it, a socket behind a broken line would live for a quarter of an hour. Source: tcp(7).
+    """
+    told = 0
+    for name in os.listdir(_OPEN_FILES):
+        listener = _borrow(int(name))
+        if listener is None:
+            continue
+        try:
+            is_listening = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) == 1
+            if is_listening and listener.getsockname()[1] == port:
+                for level, option, value in _LOST_PEER_OPTIONS:
+                    listener.setsockopt(level, option, value)
+                told += 1
+        except (OSError, IndexError):
+            continue
+        finally:
+            listener.detach()
+    return told
 
 
 def list_connections(port: int) -> Iterator[OpenConnection]:

@@ -1,6 +1,7 @@
 """Idle connections of a crowded address are shut down, others are left alone; requests under way are bounded."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,7 +9,13 @@ from typing import Any
 import pytest
 
 from appliance.hub.requests import MOUNT_PATH
-from appliance.ops.connection_guard import ConnectionGuard, OpenConnection, choose_excess, fair_share
+from appliance.ops.connection_guard import (
+    ConnectionGuard,
+    OpenConnection,
+    choose_excess,
+    fair_share,
+    notice_lost_peers,
+)
 
 CROWD, NEIGHBOUR = "127.0.0.2", "127.0.0.3"
 PATIENCE_S = 10.0
@@ -188,3 +195,15 @@ class TestRequestsUnderWay:
         for _ in range(3):
             assert await self.begin(guard, CROWD, f"{MOUNT_PATH}/negotiate") == []
             assert await self.begin(guard, NEIGHBOUR) == []
+
+
+class TestLostPeers:
+    def test_connections_accepted_from_then_on_are_dropped_when_their_other_end_is_gone(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0)) as foreign:
+            assert notice_lost_peers(listener.getsockname()[1]) == 1
+            for server, is_asked in ((listener, 1), (foreign, 0)):
+                with socket.create_connection(server.getsockname()), server.accept()[0] as accepted:
+                    assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == is_asked
+            with socket.create_connection(listener.getsockname()), listener.accept()[0] as accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
