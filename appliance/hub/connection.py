@@ -17,19 +17,17 @@ from dataclasses import replace
 from uuid import UUID
 
 from appliance.domain.principal import Principal
-from appliance.hub import calls, endings, reading
+from appliance.hub import calls, endings, offering, reading
 from appliance.hub.core import HubCore
 from appliance.hub.encoding import Frame
 from appliance.hub.endings import Ending
 from appliance.hub.handshake import AwaitingHandshake, HandshakeRefused
 from appliance.hub.messages import Dialect, EncodedNotification
-from appliance.hub.negotiate import TransportOffer
-from appliance.hub.order import Place, SentOrder
+from appliance.hub.negotiate import SERVER_SENT_EVENTS, TransportOffer
 from appliance.hub.origin import NOWHERE, Origin
 from appliance.hub.outbox import Outbox, WriteFuture
 from appliance.hub.pipe import Pipe
 from appliance.hub.protocol import AckDue, ClientTimedOut, LiveProtocol, PingDue, ProtocolTimes
-from appliance.hub.replay import HISTORY_PASSED
 from appliance.hub.resumable_outbox import ResumableOutbox
 from appliance.hub.session import Session
 
@@ -41,6 +39,31 @@ class Connection:
 
     Whoever lends it the pipe that it has at its end must see to it that `finish` is awaited.
     """
+
+    __slots__ = (
+        "_acknowledging",
+        "_away_since",
+        "_handshake",
+        "_last_session",
+        "_live",
+        "_outbox",
+        "_pipe",
+        "_read_pipe",
+        "_reading_turn",
+        "_replaying",
+        "_resumable",
+        "_tasks",
+        "core",
+        "ending",
+        "number",
+        "opened_at",
+        "origin",
+        "principal",
+        "session",
+        "transport",
+        "user_id",
+        "wake_at",
+    )
 
     def __init__(
         self,
@@ -65,7 +88,7 @@ class Connection:
         self.opened_at = core.clock.monotonic()
         self.transport = transport
         self.session: Session | None = None
-        self.acknowledging = calls.Slots(core.limits.acknowledgements_in_flight)
+        self._acknowledging: calls.Slots | None = None
         self._last_session: Session | None = None
         self._pipe = pipe
         self._outbox: Outbox | ResumableOutbox = self._make_outbox(pipe.start_write)
@@ -82,7 +105,7 @@ class Connection:
         self._read_pipe: Pipe | None = None
         self._away_since: float | None = None
         self._replaying: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] | None = None
         core.presence.add(self, user_id, principal.token_id, origin.site)
         core.begin_handshake(origin.site)
         core.deadlines.wake(self, self._handshake.next_deadline)
@@ -111,37 +134,7 @@ class Connection:
 
     def offer(self, device_id: UUID, notification: EncodedNotification) -> None:
         """Send to the session, or hold back behind its replay; what cannot be taken is reported as cut."""
-        session = self.session
-        if session is None:
-            self.report_cut(device_id, [notification.id], "disconnected")
-        elif session.order is not None:
-            self._offer_in_order(session, session.order, notification)
-        elif session.replay is None:
-            self._offer_live(session, notification)
-        elif not session.replay.hold(notification):
-            self.report_cut(device_id, [notification.id], "replay_overflow")
-
-    def _offer_live(self, session: Session, notification: EncodedNotification) -> None:
-        if not session.is_behind_history(notification.envelope.sequence):
-            self.send_full(session, notification, is_measured=True)
-        elif not session.was_in_history(notification.id):
-            # Sending it now would break the order, on which the client's cursor rests (see hub.replay).
-            self.report_cut(session.device_id, [notification.id], HISTORY_PASSED)
-
-    def _offer_in_order(self, session: Session, order: SentOrder, notification: EncodedNotification) -> None:
-        sequence = notification.envelope.sequence
-        place = order.place(sequence, notification.id)
-        if place is Place.PASSED:
-            self.report_cut(session.device_id, [notification.id], HISTORY_PASSED)
-        if place in (Place.PASSED, Place.SENT):
-            return
-        if place is Place.GAP and session.replay is None:
-            calls.catch_up(self, session)
-        if session.replay is None:
-            order.note_sent(sequence, notification.id)
-            self.send_full(session, notification, is_measured=True)
-        elif not session.replay.hold(notification):
-            self.report_cut(session.device_id, [notification.id], "replay_overflow")
+        offering.offer(self, device_id, notification)
 
     def offer_plain(self, notification: EncodedNotification) -> None:
         """Send in the plain dialect, unless the client has said Hello meanwhile or is gone."""
@@ -265,6 +258,13 @@ class Connection:
 
     # What `hub.calls` asks.
 
+    @property
+    def acknowledging(self) -> calls.Slots:
+        """The acknowledgements that wait for the disk."""
+        if self._acknowledging is None:
+            self._acknowledging = calls.Slots(self.core.limits.acknowledgements_in_flight)
+        return self._acknowledging
+
     def answer(self, invocation_id: str | None, result: object) -> None:
         """Answer a call, if its caller wants an answer."""
         if invocation_id is not None and self._live is not None and self.ending is None:
@@ -332,6 +332,8 @@ class Connection:
 
     def spawn(self, work: Coroutine[None, None, None], *, is_replay: bool = False) -> None:
         """Run a task that the connection owns: `finish` awaits it, and a replay is cancelled by the end."""
+        if self._tasks is None:
+            self._tasks = set()
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -358,6 +360,9 @@ class Connection:
         refused = handshake.pass_time(now)
         if refused is None:
             return handshake.next_deadline
+        if self.transport is SERVER_SENT_EVENTS:
+            self.end(endings.STREAM_UNHEARD)
+            return None
         self._outbox.push(refused.answer)
         self.end(endings.HANDSHAKE_TIMED_OUT)
         return None
