@@ -112,7 +112,7 @@ class EventStream:
         if ending is endings.SOCKET_LOST:
             lived_s = self._core.clock.monotonic() - self._began_at
             return self.posts.taken <= 1 and lived_s >= self._core.limits.stream_silence_s
-        return ending is endings.HANDSHAKE_TIMED_OUT
+        return ending is endings.STREAM_UNHEARD
 
     async def serve(self, gate: Gate, receive: Receive) -> None:
         """Serve the response from its head to its end; returns when nothing is left of the connection."""
