@@ -146,6 +146,7 @@ async def _say_hello(connection: "Connection", call: InvocationReceived) -> None
         limits=core.limits,
         seat_stamp=None if core.seats is None else core.seats.stamp(),
         window=core.windows.recall(accepted.device_id) if hello.acknowledges else None,
+        is_resumable=connection.is_resumable,
     )
     replay = session.begin_replay(hello.cursor)
     connection.seat(session)

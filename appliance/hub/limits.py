@@ -29,8 +29,6 @@ class HubLimits:
     """Ids given out to one network address and not opened yet. Beyond it: 503."""
     negotiation_lifetime_s: float = 15.0
     """An id that was not opened for so long is forgotten (404)."""
-    disconnect_timeout_s: float = 15.0
-    """A client that lost its socket and may come back, having agreed on stateful reconnect, is lost after so long."""
 
     outbox_bytes: int = 262_144
     """Bytes waiting behind a write that has not finished. Beyond it the connection is cut: `slow_reader`."""
@@ -47,7 +45,8 @@ class HubLimits:
     """Longest wait for the last frames and for the peer's close frame; then the socket is dropped."""
 
     disconnect_timeout_s: float = 15.0
-    """A long-polling client that does not poll for so long is lost."""
+    """A long-polling client that does not poll for so long is lost, and so is one with stateful reconnect that lost its
+    socket and does not come back with another one."""
     poll_timeout_s: float = 90.0
     """A poll with nothing to bring is answered empty after so long; clients give it up after 100 s."""
     ended_polls: int = 1_024

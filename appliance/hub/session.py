@@ -24,6 +24,7 @@ class Session:
         "_most_remembered",
         "_most_replayed",
         "_offered_at",
+        "_silent_window_s",
         "_window",
         "acknowledges",
         "device_id",
@@ -44,8 +45,12 @@ class Session:
         limits: HubLimits,
         seat_stamp: int | None = None,
         window: AcknowledgementWindow | None = None,
+        is_resumable: bool = False,
     ) -> None:
-        """`window` is what earlier sessions of the device have learned; None to begin anew."""
+        """`window` is what earlier sessions of the device have learned; None to begin anew.
+
+        `is_resumable` tells that the connection may outlive its socket.
+        """
         self.device_id = device_id
         self.acknowledges = acknowledges
         self.wants_results = wants_results
@@ -57,6 +62,9 @@ class Session:
         self._window = window or AcknowledgementWindow(
             first_s=limits.window_first_s, least_s=limits.window_least_s, most_s=limits.window_most_s
         )
+        # Where no answer is expected, silence means that it was taken; but not yet while the client may turn out lost.
+        is_silence_telling = acknowledges or not is_resumable
+        self._silent_window_s = 0.0 if is_silence_telling else limits.disconnect_timeout_s + limits.window_most_s
         self._most_remembered = limits.offers_remembered
         self._most_held = limits.replay_pending
         self._most_replayed = limits.replay_remembered
@@ -97,8 +105,11 @@ class Session:
         return notification_id in self._history_ids
 
     def window_s(self, most_s: float) -> float:
-        """Tell how long to wait for an acknowledgement; `most_s` while a replay still stands in front of it."""
-        return most_s if self.replay is not None else self._window.seconds
+        """Tell how long to wait for an acknowledgement; `most_s` while a replay still stands in front of it.
+
+        Longer than a client may stay away where it never acknowledges, but might lose its socket and its offers.
+        """
+        return self._silent_window_s or (most_s if self.replay is not None else self._window.seconds)
 
     def is_late(self, round_trip_s: float) -> bool:
         """Tell whether an answer came after the wait for it was over; ask before the window learns from it."""

@@ -116,6 +116,15 @@ class TestAway:
         await settle()
         assert wire.take() == []
 
+    async def test_an_offer_to_one_that_never_acknowledges_is_not_taken_for_delivered_before_it_can_be_lost(
+        self, house: House
+    ) -> None:
+        stateful, _ = await house.greet_stateful("silent", acknowledges=False)
+        plain, _ = await house.greet("also silent", acknowledges=False)
+        answering, _ = await house.greet_stateful()
+        waits = [one.session.window_s(10.0) for one in (stateful, plain, answering) if one.session is not None]
+        assert waits == [25.0, 4.0, 4.0]
+
     async def test_a_client_that_is_away_is_neither_pinged_nor_timed_out(self, house: House) -> None:
         house.limit(disconnect_timeout_s=100.0)
         connection, _ = await house.connect(is_stateful=True)
