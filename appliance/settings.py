@@ -5,6 +5,7 @@ folder over the default. A value that cannot be understood stops the start with 
 """
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
@@ -46,6 +47,8 @@ class Settings:
     """Address under which people and phones reach this server, without a path, e.g. https://push.example.org."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses of reverse proxies whose X-Forwarded-* headers count, separated by commas."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may use the API and the hub from a browser, such as https://app.example.org, or * for all."""
     tls_cert: Path | None = None
     """PEM file with the certificate chain; with `tls_key` the server speaks https itself."""
     tls_key: Path | None = None
@@ -56,6 +59,12 @@ class Settings:
     """redis://…, rediss://… or unix://… ; joins several nodes over one PostgreSQL to one hub."""
     delivery_mode: DeliveryMode = DeliveryMode.LOCAL
     """relay, firebase or local: how remote pushes leave the house."""
+    push_relay_url: str = "https://push.open-ksef.pl"
+    """The relay through which remote pushes go in mode relay."""
+    push_relay_api_key: Secret = _NO_SECRET
+    """The key that the relay gave this instance when it registered."""
+    push_relay_instance_id: str = ""
+    """The id that it gave with the key; empty where the key is the relay's one key for everybody."""
     vapid_subject: str = ""
     """Whom push services of browsers write to about this server: mailto:you@your.domain or an https URL. PUBLIC_URL
     stands in for it."""
@@ -123,6 +132,7 @@ _LIMITS = {
     "http_head_timeout_s": (1, 300),
     "runtime_threads": (0, 64),
 }
+_ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#*]+")
 _CHOICES = {
     "hub_listener": ("granian", "lean"),
     "log_format": ("text", "json"),
@@ -243,6 +253,9 @@ def _parse_number(name: str, text: str) -> int:
 def _check_together(settings: Settings) -> None:
     if settings.secret_key and len(settings.secret_key.reveal()) < MIN_SECRET_KEY_CHARS:
         raise SettingsError(f"SECRET_KEY is too short: give at least {MIN_SECRET_KEY_CHARS} characters.")
+    for origin in settings.cors_origins:
+        if origin != "*" and _ORIGIN.fullmatch(origin) is None:
+            raise SettingsError(f"CORS_ORIGINS names {origin!r}: write scheme://host[:port], without a path.")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise SettingsError("TLS_CERT and TLS_KEY go together: set both or neither.")
     if bool(settings.oidc_issuer) != bool(settings.oidc_audience):

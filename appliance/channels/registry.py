@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from appliance.channels.contract import Channel
+from appliance.channels.relay import RelayChannel
 from appliance.channels.webpush import Poster, VapidKeys, WebPushChannel
 from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
@@ -32,7 +33,21 @@ def _build_web_push(parts: ChannelParts) -> Channel | None:
     return WebPushChannel(parts.outbound, parts.vapid_keys, parts.clock, subject=subject)
 
 
-BUILDERS: tuple[Builder, ...] = (_build_web_push,)
+def _build_relay(parts: ChannelParts) -> Channel | None:
+    settings = parts.settings
+    # Unsigned nothing is sent: without a key there is no relay yet.
+    if settings.delivery_mode is not DeliveryMode.RELAY or not settings.push_relay_api_key.reveal():
+        return None
+    return RelayChannel(
+        parts.outbound,
+        parts.clock,
+        url=settings.push_relay_url,
+        api_key=settings.push_relay_api_key,
+        instance_id=settings.push_relay_instance_id,
+    )
+
+
+BUILDERS: tuple[Builder, ...] = (_build_relay, _build_web_push)
 
 
 class ChannelSet:
