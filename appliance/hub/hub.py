@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 from uuid import UUID
 
+import msgspec
+
 from appliance.domain.clock import Clock
 from appliance.hub import endings
 from appliance.hub.asgi import HubApplication
@@ -36,8 +38,7 @@ logger = logging.getLogger(__name__)
 _TURN: Final = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Offered:
+class Offered(msgspec.Struct, frozen=True):
     """A device took the offer; when it `acknowledges`, wait `deadline_s` for that before the next layer is on."""
 
     acknowledges: bool

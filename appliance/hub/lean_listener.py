@@ -91,9 +91,10 @@ class LeanListener:
 
         WebSockets are the hub's: drain it first, and what is left here only waits for the peers' close frames.
         """
-        if self._server is None:
+        server, self._server = self._server, None
+        if server is None:
             return
-        self._server.close()
+        server.close()
         shared = self._shared
         for connection in list(shared.state.connections):
             connection.shutdown()

@@ -4,7 +4,8 @@ Framing is the sans-IO protocol of the `websockets` library; this file moves its
 general use, and saves memory and time per connection:
 
 - No queues and no tasks. `send` writes when it is called and gives back something done at once, or, while the kernel
-  takes no more, a future of the moment at which it has; `receive` gives a future.
+  takes no more, a future of the moment at which it has; `receive` gives a future. `send.start_write` takes a payload
+  without an event around it.
 - What arrives is given on as one stream of bytes, whatever the opcodes and the cuts: frames that came together are one
   event, a message's fragments are not put together. The hub cuts its records by itself.
 - A text that goes to many connections is framed once.
@@ -18,7 +19,7 @@ it had none) and 1006 when the connection was lost without one. Source: RFC 6455
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Final, cast
@@ -27,7 +28,7 @@ from websockets.frames import Close, Opcode
 from websockets.protocol import Protocol, Side
 from websockets.protocol import State as FrameState
 
-from appliance.hub.asgi_types import AsgiApplication, Event
+from appliance.hub.asgi_types import AsgiApplication, Event, Send
 from appliance.hub.lean_limits import LeanLimits
 
 logger = logging.getLogger(__name__)
@@ -157,8 +158,7 @@ class LeanWebSocket(asyncio.Protocol):
     def run(self, app: AsgiApplication, scope: dict[str, object]) -> None:
         """Begin to serve; `task` is set from now on."""
         self._scope = scope
-        send = cast("Callable[[dict[str, object]], Awaitable[None]]", self.send)
-        work = cast("Generator[None, None, None]", app(scope, self.receive, send))
+        work = cast("Generator[None, None, None]", app(scope, self.receive, cast(Send, self)))
         self.task = self._loop.create_task(work)
         self.task.add_done_callback(self._after_app)
 
@@ -180,13 +180,13 @@ class LeanWebSocket(asyncio.Protocol):
             self._go_on()
         return waiter
 
-    def send(self, event: dict[str, object]) -> "_Written | asyncio.Future[None]":
-        """Write what the event says, now; what is sent to a connection that has ended is forgotten."""
+    def __call__(self, event: dict[str, object]) -> "_Written | asyncio.Future[None]":
+        """Send: write what the event says, now; what is sent to a connection that has ended is forgotten."""
         kind = event["type"]
-        if kind == "websocket.send":
-            payload = event.get("text")
-            return self.write(cast("str | bytes", event["bytes"] if payload is None else payload))
         match kind:
+            case "websocket.send":
+                payload = event.get("text")
+                return self.start_write(cast("str | bytes", event["bytes"] if payload is None else payload))
             case "websocket.accept":
                 self._accept()
             case "websocket.close":
@@ -199,8 +199,8 @@ class LeanWebSocket(asyncio.Protocol):
                 raise RuntimeError(f"a WebSocket sends no {kind!r}")
         return WRITTEN
 
-    def write(self, payload: str | bytes) -> "_Written | asyncio.Future[None]":
-        """Write one message; done when the kernel has it."""
+    def start_write(self, payload: str | bytes) -> "_Written | asyncio.Future[None]":
+        """Write one message, without the event around it; done when the kernel has it."""
         if self._state is not _OPEN:
             return WRITTEN
         self._transport.write(self._framer.frame(payload))

@@ -11,7 +11,7 @@ Three properties of the server (Granian) shape it:
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 from appliance.hub import endings
@@ -31,16 +31,22 @@ _LOST_CODES: Final = (_NO_CODE, 1006)
 
 
 class WebSocketPipe:
-    """Writes to one WebSocket. Made by the task that is going to read from it."""
+    """Writes to one WebSocket. Made by the task that is going to read from it.
+
+    `start_write` begins to write one frame: text as text, bytes as binary. Where the server's send has a method of that
+    name (our own listener's has), it is that one, since most of what is written is the same for many.
+    """
+
+    __slots__ = ("_reader", "_send", "start_write")
 
     is_write_bounded = True
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._reader = asyncio.current_task()
+        self.start_write: Callable[[str | bytes], WriteFuture] = getattr(send, "start_write", self._start_event)
 
-    def start_write(self, payload: str | bytes) -> WriteFuture:
-        """Begin to write one frame: text as text, bytes as binary."""
+    def _start_event(self, payload: str | bytes) -> WriteFuture:
         key = "text" if isinstance(payload, str) else "bytes"
         sending = self._send({"type": "websocket.send", key: payload})
         if hasattr(sending, "add_done_callback"):

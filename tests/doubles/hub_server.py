@@ -132,6 +132,8 @@ async def run_hub(
         yield server
         await server.stop()
     finally:
+        if server.lean is not None:
+            await server.lean.stop()
         server.release_port()
 
 
