@@ -203,7 +203,6 @@ class Connection:
         self._resumable.lose_socket()
         self._pipe = absence
         self._away_since = now
-        self.core.away += 1
         if self.session is not None:
             self.session.forget_round_trips()
         self.core.deadlines.wake(self, now + self.core.limits.disconnect_timeout_s)
@@ -223,11 +222,9 @@ class Connection:
             return False
         now = self.core.clock.monotonic()
         older, self._pipe = self._pipe, pipe
-        if self._away_since is not None:
-            self.core.away -= 1
-            self._away_since = None
-        elif self._read_pipe is not older:
+        if self._away_since is None and self._read_pipe is not older:
             older.interrupt()
+        self._away_since = None
         if self.session is not None:
             self.session.forget_round_trips()
         self._live.begin_socket(now)
@@ -443,8 +440,6 @@ class Connection:
         core.deadlines.forget(self)
         core.presence.remove(self, self.user_id, self.principal.token_id, self.origin.site)
         core.counters.count_ended(ending.reason)
-        if self._away_since is not None:
-            core.away -= 1
         if self._handshake is not None:
             self._handshake = None
             core.end_handshake(self.origin.site)

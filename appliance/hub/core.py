@@ -66,8 +66,6 @@ class HubCore:
     handshakes_pending: int = 0
     handshakes_at_site: dict[str, int] = field(default_factory=dict)
     is_draining: bool = False
-    away: int = 0
-    """Connections whose client lost its socket and may come back with another one."""
     seats: SeatClock | None = None
     """Set where this is one node among several: then `hub.order` and `hub.resync` are in force."""
     catching_up: asyncio.Semaphore = field(init=False)

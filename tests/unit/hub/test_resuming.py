@@ -74,12 +74,12 @@ class TestAway:
         absence = lose(connection)
         house.pass_s(14.9)
         presence = house.core.presence
-        assert (presence.connections, presence.count_user(USER), house.core.away) == (1, 1, 1)
+        assert (presence.connections, presence.count_user(USER), connection.is_away) == (1, 1, True)
         assert presence.find_device(house.device()) is connection
         ids = give(house, connection, 2)
         house.pass_s(0.1)
         assert ending_of(connection) == "socket_lost"
-        assert (presence.connections, presence.devices, house.core.away) == (0, 0, 0)
+        assert (presence.connections, presence.devices) == (0, 0)
         assert absence.interrupts == 1
         await connection.finish()
         await settle()
@@ -193,7 +193,7 @@ class TestComingBack:
         assert sequences(told[1:]) == [3, 4, 5, 6, 7]
         assert len(told) == 6
         assert house.core.counters.resumed == 1
-        assert house.core.away == 0
+        assert not connection.is_away
 
     async def test_with_nothing_to_repeat_the_sequence_announces_the_next_number(self, house: House) -> None:
         connection, _ = await house.greet_stateful()
