@@ -5,11 +5,11 @@ The only module that may import everything, the wizard too.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from litestar import Request, asgi
@@ -18,25 +18,32 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from appliance.api.application import Faces, make_litestar
 from appliance.api.authentication import Authentication, principal_of
-from appliance.api.identity.service import open_identity
+from appliance.api.identity.service import Identity, open_identity
 from appliance.api.pages import Pages
-from appliance.channels.registry import build_channels
+from appliance.channels.registry import ChannelParts, build_channels
 from appliance.clock import SystemClock
 from appliance.delivery.accept import Acceptor
 from appliance.delivery.addresses import Installations, open_address
 from appliance.delivery.engine import DeliveryEngine
 from appliance.delivery.housekeeping import Housekeeper
 from appliance.delivery.live import LiveBackend
+from appliance.delivery.nodes import Nodes
+from appliance.delivery.nodes_bus import RedisBus
+from appliance.delivery.receipts import ReceiptSender
 from appliance.delivery.remote import RemoteTries
 from appliance.delivery.seen import SeenDevices
+from appliance.delivery.vapid import StoredVapidKeys
+from appliance.domain.clock import Clock
 from appliance.domain.errors import CarillonError
 from appliance.hub.hub import Hub
 from appliance.hub.limits import HubLimits
 from appliance.hub.requests import MOUNT_PATH
 from appliance.ops.health import HealthProbe, health_router
 from appliance.ops.metrics import ApplianceCollector, RequestCounter, make_registry, metrics_handler
+from appliance.security.outbound import OutboundClient
+from appliance.security.outbound_rules import OutboundRules
 from appliance.security.sealing import Sealer
-from appliance.settings import Settings
+from appliance.settings import Settings, SettingsError
 from appliance.storage.database import open_database
 from wizard.routes import wizard_router
 
@@ -117,7 +124,6 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
     """
     clock = SystemClock()
     sealer = Sealer(settings.secret_key, [settings.secret_key_previous] if settings.secret_key_previous else [])
-    channels = build_channels(settings)
     async with (
         open_database(settings.data_dir, settings.database_url or None) as database,
         open_identity(database, settings, clock) as identity,
@@ -125,7 +131,16 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         seen = SeenDevices(database, clock)
         installations = Installations(database, sealer, clock, seen)
         backend = LiveBackend(database, clock, identity.authenticate, installations.bind)
-        hub = Hub(backend, clock, _hub_limits(settings), redirect_to=_hub_address(settings))
+        hub = Hub(
+            backend,
+            clock,
+            _hub_limits(settings),
+            redirect_to=_hub_address(settings),
+            is_one_of_many=bool(settings.redis_url),
+        )
+        nodes = _join_nodes(settings, sealer, hub, clock, identity) if settings.redis_url else None
+        outbound = OutboundClient(OutboundRules(settings.outbound_allow))
+        channels = build_channels(ChannelParts(settings, clock, outbound, StoredVapidKeys(database, sealer)))
         remote = RemoteTries(
             database,
             channels,
@@ -133,13 +148,24 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
             clock,
             Random(),  # noqa: S311 - jitter
         )
-        engine = DeliveryEngine(database, hub, channels, remote, clock)
-        backend.attach(engine)
+        engine = DeliveryEngine(database, hub, channels, remote, clock, nodes)
+        backend.attach(engine, nodes)
         identity.watch(hub)
-        probe = HealthProbe(database, settings.data_dir, lambda: engine.is_running)
+        if nodes is not None:
+            nodes.attach(engine)
+            identity.watch(nodes)
+        describe_nodes = None if nodes is None else nodes.describe
+        probe = HealthProbe(database, settings.data_dir, lambda: engine.is_running, describe_nodes)
         requests = RequestCounter()
-        collector = ApplianceCollector(hub, engine, database.writer, requests)
+        collector = ApplianceCollector(hub, engine, database.writer, requests, nodes)
         pages = Pages()
+        receipts = ReceiptSender(
+            database,
+            outbound,
+            sealer,
+            clock,
+            Random(),  # noqa: S311 - jitter
+        )
         litestar = make_litestar(
             Faces(
                 settings=settings,
@@ -150,6 +176,8 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
                 acceptor=Acceptor(database, engine, clock),
                 engine=engine,
                 hub=hub,
+                live=nodes or hub,
+                receipts=receipts,
                 pages=pages,
             ),
             extra=[
@@ -163,26 +191,50 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         if database.is_sqlite:
             await engine.recover()
         try:
-            async with litestar.lifespan(), _running(engine, housekeeper, seen):
+            background: dict[str, Background] = {
+                "engine": engine,
+                "receipts": receipts,
+                "housekeeper": housekeeper,
+                "seen-devices": seen,
+            }
+            if nodes is not None:
+                background["nodes"] = nodes
+            async with litestar.lifespan(), _running(background):
                 served = Authentication(litestar, identity)
                 yield Application(served, hub, probe, requests, trusted_proxies=settings.trusted_proxies)
         finally:
             await channels.close()
+            await outbound.close()
+
+
+def _join_nodes(settings: Settings, sealer: Sealer, hub: Hub, clock: Clock, identity: Identity) -> Nodes:
+    """Make this one node among several. Raises `SettingsError` for a REDIS_URL that cannot be understood."""
+    # Nodes of one installation know each other by their SECRET_KEY; while it is rotated, by the old one, too.
+    names = [f"carillon:{mark.hex()[:32]}" for mark in sealer.fingerprints(b"all nodes", purpose="nodes")]
+    random = Random()  # noqa: S311 - jitter
+    try:
+        bus = RedisBus(settings.redis_url, names, random)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    return Nodes(bus, hub, clock, identity.follow_revocations, random)
+
+
+class Background(Protocol):
+    """Something that runs beside the requests until it is asked to stop."""
+
+    async def run(self) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 @asynccontextmanager
-async def _running(engine: DeliveryEngine, housekeeper: Housekeeper, seen: SeenDevices) -> AsyncIterator[None]:
-    tasks = [
-        asyncio.create_task(engine.run(), name="engine"),
-        asyncio.create_task(housekeeper.run(), name="housekeeper"),
-        asyncio.create_task(seen.run(), name="seen-devices"),
-    ]
+async def _running(background: Mapping[str, Background]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(work.run(), name=name) for name, work in background.items()]
     try:
         yield
     finally:
-        engine.stop()
-        housekeeper.stop()
-        seen.stop()
+        for work in background.values():
+            work.stop()
         _, late = await asyncio.wait(tasks, timeout=STOP_S)
         for task in late:
             logger.error("task_did_not_stop", extra={"task": task.get_name()})

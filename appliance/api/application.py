@@ -15,7 +15,7 @@ from appliance.api.oauth import oauth_router
 from appliance.api.openapi import correct_allow_headers
 from appliance.api.pages import Pages, pages_router
 from appliance.api.problems import exception_handlers
-from appliance.api.push.devices import Devices
+from appliance.api.push.devices import Devices, LiveDevices
 from appliance.api.push.router import PushParts, push_router
 from appliance.api.schema_page import schema_router
 from appliance.api.sign_in import sign_in_router
@@ -41,19 +41,20 @@ class Faces:
     acceptor: Acceptor
     engine: DeliveryEngine
     hub: Hub
+    live: LiveDevices
     receipts: ReceiptSender
     pages: Pages
 
 
 def make_litestar(faces: Faces, extra: Sequence[Router | BaseRouteHandler]) -> Litestar:
     """Put all routes together; `extra` are those of the layers above. The caller wraps it in `Authentication`."""
-    devices = Devices(faces.database, faces.sealer, faces.clock, faces.hub)
+    devices = Devices(faces.database, faces.sealer, faces.clock, faces.live)
     push = PushParts(
         database=faces.database,
         sealer=faces.sealer,
         clock=faces.clock,
         acceptor=faces.acceptor,
-        live=faces.hub,
+        live=faces.live,
         receipts=faces.receipts,
         max_batch=faces.settings.push_max_batch_size,
         is_offered=faces.engine.is_offered,

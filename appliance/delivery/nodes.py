@@ -24,11 +24,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID, uuid4
 
 from appliance.delivery import nodes_messages as said
-from appliance.delivery.nodes_bus import Bus
+from appliance.delivery.nodes_contract import Asking, Bus, LocalHub
 from appliance.delivery.nodes_peers import SILENT_AFTER_S, Heard, Peers
 from appliance.delivery.nodes_queue import FrameQueue, Outgoing
 from appliance.delivery.nodes_taken import TakenOffers
@@ -48,36 +48,6 @@ STEP_DEADLINE_S: Final = 60.0
 MOST_WITHDRAWN: Final = 10_000
 """Withdrawals remembered, for offers that come after them from elsewhere; the oldest is forgotten first."""
 SEATS_AT_ONCE: Final = 500
-
-
-class LocalHub(Protocol):
-    """What this needs of the hub; only `resync` waits for anything."""
-
-    def offer(self, notification: EncodedNotification, device_ids: Sequence[UUID]) -> Mapping[UUID, Offered]: ...
-
-    def offer_plain(self, user_id: UUID, notification: EncodedNotification) -> int: ...
-
-    def close_device(self, device_id: UUID, reason: str, *, allow_reconnect: bool = False) -> None: ...
-
-    def give_way(self, device_id: UUID, seat_stamp: int) -> int | None: ...
-
-    def list_seats(self) -> list[tuple[UUID, int]]: ...
-
-    async def resync(self) -> int: ...
-
-
-class Asking(Protocol):
-    """What this needs of the engine: it waits for the answers."""
-
-    def taken(self, node: UUID, device_id: UUID, notification_id: UUID, offer: Offered) -> None: ...
-
-    def acknowledged(self, device_id: UUID, notification_id: UUID) -> object: ...
-
-    def lost_elsewhere(
-        self, node: UUID, device_id: UUID, notification_ids: Sequence[UUID], *, code: str, why: str
-    ) -> None: ...
-
-    def forget_here(self, notification_id: UUID) -> None: ...
 
 
 @dataclass(slots=True)
@@ -140,6 +110,15 @@ class Nodes:
         """How many messages were never sent."""
         return self._queue.dropped
 
+    def describe(self) -> str:
+        """Say in plain words how this node stands with the others."""
+        if not self._is_up:
+            return (
+                "Redis does not answer. Devices that are connected to other nodes are reached by the next layer, "
+                "or when they connect again."
+            )
+        return f"Redis answers; other nodes alive: {len(self._peers)}."
+
     # What the engine and the API ask.
 
     def ask(self, notification: EncodedNotification, device_ids: Sequence[UUID]) -> float:
@@ -155,6 +134,10 @@ class Nodes:
         """It was withdrawn: no other node offers it any more."""
         self._note_withdrawn(notification_id)
         self._say(said.Withdrawn(notification_id))
+
+    def is_connected(self, device_id: UUID) -> bool:
+        """Tell whether the device has a session on this node."""
+        return self._hub.is_connected(device_id)
 
     def close_device(self, device_id: UUID, reason: str, *, allow_reconnect: bool = False) -> None:
         """End the device's session, wherever it is; `reason` is shown to the client."""

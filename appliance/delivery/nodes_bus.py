@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 from litestar.channels.backends.redis import RedisChannelsPubSubBackend
@@ -24,7 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from appliance.delivery.nodes_queue import Outgoing
+from appliance.delivery.nodes_contract import BusUser
 from appliance.domain.secret import Secret
 
 logger = logging.getLogger(__name__)
@@ -35,37 +35,6 @@ CLOSE_TIMEOUT_S: Final = 2.0
 LAST_WORDS_S: Final = 1.0
 PAUSES_S: Final = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0)
 """Before each next try to connect, jittered; the last one again and again."""
-
-
-class Bus(Protocol):
-    """Carries frames between nodes: at most once, in the order of each sender. Calls its `BusUser` on the loop."""
-
-    def wake(self) -> None:
-        """There is something to take. Never blocks."""
-
-    def reopen(self) -> None:
-        """Begin anew with another connection: this one carries nothing."""
-
-    async def run(self, user: "BusUser") -> None:
-        """Carry until `stop`."""
-
-    def stop(self) -> None:
-        """Say what waits to be said, for a moment, and end `run`."""
-
-
-class BusUser(Protocol):
-    """Who speaks and hears over a bus. No call blocks."""
-
-    @property
-    def id(self) -> UUID: ...
-
-    def take(self) -> Outgoing | None: ...
-
-    def hear(self, data: bytes) -> None: ...
-
-    def opened(self) -> None: ...
-
-    def closed(self, reason: str) -> None: ...
 
 
 class RedisBus:

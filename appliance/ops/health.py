@@ -47,12 +47,23 @@ class Readiness(msgspec.Struct, frozen=True):
 
 
 class HealthProbe:
-    """Looks at what readiness needs. `is_stopping` makes load balancers go elsewhere before the doors close."""
+    """Looks at what readiness needs. `is_stopping` makes load balancers go elsewhere before the doors close.
 
-    def __init__(self, database: Database, data_dir: Path, is_delivering: Callable[[], bool]) -> None:
+    `describe_nodes`, given on one node among several, tells how it stands with the others; a node that is cut off from
+    them serves on.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        data_dir: Path,
+        is_delivering: Callable[[], bool],
+        describe_nodes: Callable[[], str] | None = None,
+    ) -> None:
         self._database = database
         self._data_dir = data_dir
         self._is_delivering = is_delivering
+        self._describe_nodes = describe_nodes
         self.is_stopping = False
 
     async def check(self) -> Readiness:
@@ -62,6 +73,8 @@ class HealthProbe:
             checks["delivery"] = Check(True, "Deliveries are being worked on.")
         else:
             checks["delivery"] = Check(False, "The delivery engine has stopped; see the log and restart the server.")
+        if self._describe_nodes is not None:
+            checks["nodes"] = Check(True, self._describe_nodes())
         if self.is_stopping:
             checks["process"] = Check(False, "The server is stopping.")
         ready = all(check.ok for check in checks.values())

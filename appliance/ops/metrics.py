@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector
 
 from appliance import __version__
 from appliance.delivery.engine import DeliveryEngine
+from appliance.delivery.nodes import Nodes
 from appliance.hub.hub import Hub
 from appliance.storage.writer import Writer
 
@@ -43,11 +44,14 @@ class RequestCounter:
 class ApplianceCollector(Collector):
     """Reads the running parts at scrape time."""
 
-    def __init__(self, hub: Hub, engine: DeliveryEngine, writer: Writer, requests: RequestCounter) -> None:
+    def __init__(
+        self, hub: Hub, engine: DeliveryEngine, writer: Writer, requests: RequestCounter, nodes: Nodes | None = None
+    ) -> None:
         self._hub = hub
         self._engine = engine
         self._writer = writer
         self._requests = requests
+        self._nodes = nodes
 
     def collect(self) -> Iterable[Metric]:
         yield _gauge("carillon_build_info", "The running version.", {("version",): {(__version__,): 1}})
@@ -63,6 +67,22 @@ class ApplianceCollector(Collector):
             "carillon_engine_offers_open", "Offers that wait for an acknowledgement.", self._engine.offers_open
         )
         yield from self._hub_metrics()
+        if self._nodes is not None:
+            yield from self._node_metrics(self._nodes)
+
+    def _node_metrics(self, nodes: Nodes) -> Iterable[Metric]:
+        counters = nodes.counters
+        yield _gauge("carillon_nodes_connected", "Whether Redis carries what this node says.", float(nodes.is_up))
+        yield _gauge("carillon_nodes_others", "Other nodes that are alive.", nodes.others)
+        yield _counter("carillon_nodes_messages_dropped", "Messages to others that were never sent.", nodes.dropped)
+        for name, text, value in (
+            ("frames_sent", "Frames sent to other nodes.", counters.frames_sent),
+            ("frames_heard", "Frames of other nodes.", counters.frames_heard),
+            ("frames_unreadable", "Frames of another version, or no frames at all.", counters.frames_unreadable),
+            ("gaps", "Frames of other nodes that were missed, one after another counted as one.", counters.gaps),
+            ("resyncs", "Times that the sessions here caught up with the database.", counters.resyncs),
+        ):
+            yield _counter(f"carillon_nodes_{name}", text, value)
 
     def _storage(self) -> Iterable[Metric]:
         yield _counter("carillon_writer_commits", "Committed groups.", self._writer.groups)

@@ -23,6 +23,9 @@ class HubStandIn:
         self.offers.extend((device_id, notification.envelope) for device_id in taken)
         return taken
 
+    def is_connected(self, device_id):
+        return device_id in self.live
+
     def close_device(self, device_id, reason, *, allow_reconnect=False):
         self.closed.append((device_id, allow_reconnect))
         self.live.pop(device_id, None)

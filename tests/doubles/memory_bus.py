@@ -1,6 +1,6 @@
 """A bus without Redis: carries frames between nodes of one process when the test says so."""
 
-from appliance.delivery.nodes_bus import BusUser
+from appliance.delivery.nodes_contract import BusUser
 
 
 class MemoryWire:
