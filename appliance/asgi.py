@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from random import Random
 from typing import Any, Final, Protocol
+from urllib.parse import urlsplit
 
 from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from litestar import Request, asgi
@@ -40,6 +41,7 @@ from appliance.hub.limits import HubLimits
 from appliance.hub.requests import MOUNT_PATH
 from appliance.ops.health import HealthProbe, health_router
 from appliance.ops.metrics import ApplianceCollector, RequestCounter, make_registry, metrics_handler
+from appliance.security.cross_origin import allow_origins
 from appliance.security.outbound import OutboundClient
 from appliance.security.outbound_rules import OutboundRules
 from appliance.security.sealing import Sealer
@@ -51,6 +53,9 @@ logger = logging.getLogger(__name__)
 
 DRAIN_S: Final = 8.0
 STOP_S: Final = 10.0
+# What pages of CORS_ORIGINS may read, and whether with credentials: not where the session cookie counts, which a page
+# on a neighbouring host could bring along. The hub sees to its own answers; it may have a port of its own.
+_SHARED_PATHS: Final = {"/push": True, "/oauth": True, "/.well-known": True, "/account": False}
 
 
 class Application:
@@ -136,6 +141,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
             clock,
             _hub_limits(settings),
             redirect_to=_hub_address(settings),
+            origins=_hub_origins(settings),
             is_one_of_many=bool(settings.redis_url),
         )
         nodes = _join_nodes(settings, sealer, hub, clock, identity) if settings.redis_url else None
@@ -200,7 +206,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
             if nodes is not None:
                 background["nodes"] = nodes
             async with litestar.lifespan(), _running(background):
-                served = Authentication(litestar, identity)
+                served = allow_origins(Authentication(litestar, identity), settings.cors_origins, _SHARED_PATHS)
                 yield Application(served, hub, probe, requests, trusted_proxies=settings.trusted_proxies)
         finally:
             await channels.close()
@@ -273,6 +279,14 @@ def _hub_limits(settings: Settings) -> HubLimits:
 def _hub_address(settings: Settings) -> str | None:
     """Give the address of the hub on its own port, where clients are to be sent there."""
     return f"{settings.hub_public_url.rstrip('/')}{MOUNT_PATH}" if settings.hub_public_url else None
+
+
+def _hub_origins(settings: Settings) -> tuple[str, ...]:
+    """Give the origins whose pages may use the hub; our own are others where the hub has an address of its own."""
+    if not settings.hub_public_url or not settings.public_url:
+        return settings.cors_origins
+    own = urlsplit(settings.public_url)
+    return (*settings.cors_origins, f"{own.scheme}://{own.netloc}")
 
 
 def _is_admin(request: Request[Any, Any, Any]) -> bool:

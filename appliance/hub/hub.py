@@ -32,10 +32,13 @@ from appliance.hub.resync import resync
 from appliance.hub.roster import Census, ConnectionFacts, Roster
 from appliance.hub.round_trips import RoundTrips
 from appliance.hub.seats import SeatClock
+from appliance.security.cross_origin import allow_origins
 
 logger = logging.getLogger(__name__)
 
 _TURN: Final = 64
+# The hub knows no cookies, and its clients in browsers ask with credentials.
+_EVERY_PATH: Final = {"": True}
 
 
 class Offered(msgspec.Struct, frozen=True):
@@ -80,7 +83,7 @@ class Hub:
     `app` is the ASGI application for `/hubs/notifications`, `own_port_app` the same for a port where nothing else is
     served; with `redirect_to`, `app` sends clients on to that port. Call `drain` before the server stops. With
     `is_one_of_many` other nodes accept notifications for these sessions, too: offers may come out of order, or never
-    (`hub.order`).
+    (`hub.order`). Pages of `origins` may use the hub from a browser.
     """
 
     def __init__(
@@ -90,8 +93,9 @@ class Hub:
         limits: HubLimits | None = None,
         *,
         randomness: random.Random | None = None,
-        is_one_of_many: bool = False,
         redirect_to: str | None = None,
+        origins: Sequence[str] = (),
+        is_one_of_many: bool = False,
     ) -> None:
         limits = limits or HubLimits()
         encodings: dict[str, HubEncoding] = {one.name: one for one in (JsonEncoding(), MessagePackEncoding())}
@@ -113,8 +117,8 @@ class Hub:
         offers = (WEBSOCKETS, SERVER_SENT_EVENTS, LONG_POLLING)
         gate = Gate(self._core, self._negotiations, offers, jitter)
         application = HubApplication(self._core, gate, redirect_to=redirect_to)
-        self.app: AsgiApplication = application
-        self.own_port_app: AsgiApplication = application.serve_own_port
+        self.app: AsgiApplication = allow_origins(application, origins, _EVERY_PATH)
+        self.own_port_app: AsgiApplication = allow_origins(application.serve_own_port, origins, _EVERY_PATH)
 
     def offer(self, notification: EncodedNotification, device_ids: Sequence[UUID]) -> Mapping[UUID, Offered]:
         """Send to those of the devices that have a session; only these are in the answer.

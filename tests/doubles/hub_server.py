@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID, uuid5
 
@@ -40,7 +40,11 @@ class HubServer:
     """A hub that runs. The bearer `alice` is user `ALICE`, `bob` is `BOB`; the backend outlives a restart."""
 
     def __init__(
-        self, limits: HubLimits | None, listener: str | None = None, lean_limits: LeanLimits | None = None
+        self,
+        limits: HubLimits | None,
+        listener: str | None = None,
+        lean_limits: LeanLimits | None = None,
+        origins: Sequence[str] = (),
     ) -> None:
         self.listener = listener or _listener
         self.lean: LeanListener | None = None
@@ -51,7 +55,8 @@ class HubServer:
         self._limits = limits
         self._reserved = _reserve_port()
         self.port: int = self._reserved.getsockname()[1]
-        self.hub = Hub(self.backend, SystemClock(), limits)
+        self._origins = tuple(origins)
+        self.hub = Hub(self.backend, SystemClock(), limits, origins=self._origins)
 
     async def start(self) -> None:
         """Serve on the reserved port."""
@@ -77,7 +82,7 @@ class HubServer:
     async def restart(self) -> None:
         """Stop, and start a new hub on the same port."""
         await self.stop()
-        self.hub = Hub(self.backend, SystemClock(), self._limits)
+        self.hub = Hub(self.backend, SystemClock(), self._limits, origins=self._origins)
         await self.start()
 
     async def wait_until_listening(self) -> None:
@@ -123,10 +128,14 @@ class HubServer:
 
 @asynccontextmanager
 async def run_hub(
-    limits: HubLimits | None = None, *, listener: str | None = None, lean_limits: LeanLimits | None = None
+    limits: HubLimits | None = None,
+    *,
+    listener: str | None = None,
+    lean_limits: LeanLimits | None = None,
+    origins: Sequence[str] = (),
 ) -> AsyncIterator[HubServer]:
     """Start a hub with two users, and stop it at the end; `listener` is one of `LISTENERS`."""
-    server = HubServer(limits, listener, lean_limits)
+    server = HubServer(limits, listener, lean_limits, origins)
     try:
         await server.start()
         yield server
