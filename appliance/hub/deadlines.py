@@ -13,6 +13,11 @@ from appliance.domain.clock import Clock
 
 # An owner that asks for "now" again would hold the loop.
 _SHORTEST_S: Final = 0.01
+# The timer comes so much late, for all who are due by then at once. A loop that counts in milliseconds would otherwise
+# come a little early and find nobody due, again and again.
+_GRAIN_S: Final = 0.01
+# From so many entries on that nobody waits for any more, and when they are the larger part, they are thrown away.
+_MOST_FADED: Final = 256
 
 
 class Timed(Protocol):
@@ -31,6 +36,7 @@ class Deadlines:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._heap: list[tuple[float, int, Timed]] = []
+        self._faded = 0
         self._tie = count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
@@ -43,12 +49,14 @@ class Deadlines:
         """Ask `owner` at `at` at the latest; a later moment than the one already noted changes nothing."""
         if owner.wake_at is not None and owner.wake_at <= at:
             return
+        self._fade(owner)
         owner.wake_at = at
         heapq.heappush(self._heap, (at, next(self._tie), owner))
         self._set_timer()
 
     def forget(self, owner: Timed) -> None:
-        """Never ask `owner` again; its entries fade out as they come up."""
+        """Never ask `owner` again, and do not keep it for long: its entries are dropped with others, or come up."""
+        self._fade(owner)
         owner.wake_at = None
 
     def run_due(self) -> None:
@@ -57,6 +65,7 @@ class Deadlines:
         while self._heap and self._heap[0][0] <= now:
             at, _, owner = heapq.heappop(self._heap)
             if owner.wake_at != at:
+                self._faded -= 1
                 continue
             owner.wake_at = None
             again_at = owner.pass_time(now)
@@ -68,9 +77,21 @@ class Deadlines:
         """Stop for good."""
         self._is_closed = True
         self._heap.clear()
+        self._faded = 0
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _fade(self, owner: Timed) -> None:
+        """Nobody waits for the owner's entry any more, if it has one."""
+        if owner.wake_at is None:
+            return
+        self._faded += 1
+        if self._faded > _MOST_FADED and self._faded * 2 > len(self._heap):
+            owner.wake_at = None
+            self._heap = [entry for entry in self._heap if entry[2].wake_at == entry[0]]
+            heapq.heapify(self._heap)
+            self._faded = 0
 
     def _set_timer(self) -> None:
         if self._is_closed or not self._heap:
@@ -81,7 +102,7 @@ class Deadlines:
                 return
             self._timer.cancel()
         self._timer_at = at
-        delay_s = max(0.0, at - self._clock.monotonic())
+        delay_s = max(0.0, at - self._clock.monotonic()) + _GRAIN_S
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
 
     def _on_timer(self) -> None:
