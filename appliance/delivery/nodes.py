@@ -147,12 +147,15 @@ class Nodes:
     # What identity tells: here its watchers have been told already, elsewhere it is to be looked up.
 
     def close_user(self, user_id: UUID, reason: str) -> None:
+        """Let the other nodes look up at once what was revoked."""
         self._say(said.Revoked())
 
     def close_app(self, app_id: UUID, reason: str) -> None:
+        """Let the other nodes look up at once what was revoked."""
         self._say(said.Revoked())
 
     def close_token(self, token_id: str, reason: str) -> None:
+        """Let the other nodes look up at once what was revoked."""
         self._say(said.Revoked())
 
     # What the hub tells of sessions here: whoever waits for their answers hears it.

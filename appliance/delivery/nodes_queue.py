@@ -11,7 +11,8 @@ from appliance.delivery.nodes_messages import MOST_MESSAGE_BYTES, Message, encod
 
 MOST_BYTES: Final = 16 * 1024 * 1024
 FRAME_BYTES: Final = 131_072
-FRAME_MESSAGES: Final = 1_000
+FRAME_MESSAGES: Final = 256
+"""Whoever hears a frame obeys all of it in one turn of its loop."""
 
 
 class Outgoing(NamedTuple):

@@ -13,8 +13,11 @@ from appliance.delivery.accept import Acceptor
 from appliance.delivery.engine import DeliveryEngine
 from appliance.delivery.nodes import ASK_S, Nodes
 from appliance.delivery.nodes_peers import SILENT_AFTER_S
+from appliance.delivery.remote import LEASE
 from appliance.hub.messages import EncodedNotification
 from appliance.storage.database import open_database
+from appliance.storage.deliveries import claim_job
+from appliance.storage.sql import uuid_of
 from tests.doubles.channel import ScriptedChannel
 from tests.doubles.hub_backend import make_envelope
 from tests.doubles.hub_stand_in import HubStandIn
@@ -165,6 +168,19 @@ async def test_a_node_that_dies_with_the_offer_lets_the_window_pass_and_the_next
     assert street.channel.pushes == []
     await street.pass_s(2)
     assert [push.envelope.id for push in street.channel.pushes] == [sent]
+
+
+async def test_what_a_dead_node_had_claimed_is_taken_over_when_its_lease_has_run_out(street):
+    here, _ = street.houses
+    await here.send(street.app, street.user)
+    [(delivery_id,)] = await here.database.read("SELECT id FROM delivery")
+    claimed = await here.database.write(claim_job([uuid_of(delivery_id)], street.clock.now() + LEASE))
+    assert len(claimed) == 1
+    for _ in range(5):
+        await street.pass_s(10)
+    assert street.channel.pushes == []
+    await street.pass_s(31)
+    assert len(street.channel.pushes) == 1
 
 
 async def test_a_client_that_cannot_acknowledge_is_offered_there_and_pushed_in_parallel(street):

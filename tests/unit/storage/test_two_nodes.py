@@ -75,6 +75,32 @@ async def test_two_nodes_number_one_users_notifications_without_a_gap_or_a_doubl
     assert sorted(accepted.released[0].sequence for accepted in sent) == list(range(1, 61))
 
 
+async def test_whatever_is_committed_of_a_users_numbers_has_no_gap_below_it(nodes, town, accept):
+    """Sessions rely on it: who was sent number n finds all below it in the database, whichever node accepted them."""
+    app = await town.add_app(quota=150)
+    user = await town.add_user(app)
+    running = True
+
+    async def watch(node):
+        looks = 0
+        while running:
+            [(count, newest)] = await node.read(
+                'SELECT COUNT(*), COALESCE(MAX(sequence), 0) FROM notification WHERE "user" = ?', (user,)
+            )
+            assert count == newest
+            looks += 1
+        return looks
+
+    watching = [asyncio.create_task(watch(node)) for node in nodes]
+    # The last fifty are refused, and must not take numbers with them.
+    sends = [accept(nodes[number % 2], app, user) for number in range(200)]
+    results = await asyncio.gather(*sends, return_exceptions=True)
+    running = False
+    assert all(looks > 0 for looks in await asyncio.gather(*watching))
+    assert len([result for result in results if isinstance(result, Accepted)]) == 150
+    assert await town.value("SELECT last_sequence FROM account WHERE id = ?", user) == 150
+
+
 async def test_bulk_sends_that_meet_in_opposite_orders_all_end(nodes, town, accept):
     app = await town.add_app()
     users = [await town.add_user(app) for _ in range(20)]
