@@ -35,6 +35,7 @@ from appliance.cli.data_folder import is_prepared, require_prepared
 from appliance.cli.exits import CommandFailed, Exit
 from appliance.cli.instance import PID_FILE, holding_lock, write_instance
 from appliance.cli.prepare import prepare
+from appliance.hub.lean_limits import LeanLimits
 from appliance.hub.lean_listener import LeanListener
 from appliance.ops.connection_guard import ConnectionGuard, notice_lost_peers
 from appliance.ops.logs import set_up_logging
@@ -248,6 +249,11 @@ def _make_hub_listener(settings: Settings, application: Application, hub_socket:
         return LeanListener(
             application.serve_hub,
             hub_socket,
+            limits=LeanLimits(
+                head_deadline_s=settings.http_head_timeout_s,
+                heads_pending=settings.http_backlog,
+                heads_pending_per_address=settings.hub_max_connections_per_address,
+            ),
             trusted_proxies=settings.trusted_proxies,
             tls_cert=settings.tls_cert,
             tls_key=settings.tls_key,

@@ -25,6 +25,7 @@ from websockets.server import ServerProtocol
 from appliance.hub.asgi_types import AsgiApplication
 from appliance.hub.lean_limits import LeanLimits
 from appliance.hub.lean_websocket import Framer, LeanWebSocket
+from appliance.hub.origin import site_of
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class LeanHttp(HttpToolsProtocol):
         self._lean = server
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
-        self._pending_address: str | None = None
+        self._pending_site: str | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -168,22 +169,23 @@ class LeanHttp(HttpToolsProtocol):
         server = self._lean
         if server.heads_pending >= server.limits.heads_pending:
             return False
-        if not server.trusts(address) and server.heads_pending_of[address] >= server.limits.heads_pending_per_address:
+        site = site_of(address)
+        if server.heads_pending_of[site] >= server.limits.heads_pending_per_address and not server.trusts(address):
             return False
         server.heads_pending += 1
-        server.heads_pending_of[address] += 1
-        self._pending_address = address
+        server.heads_pending_of[site] += 1
+        self._pending_site = site
         return True
 
     def _leave_place(self) -> None:
-        address, self._pending_address = self._pending_address, None
-        if address is None:
+        site, self._pending_site = self._pending_site, None
+        if site is None:
             return
         server = self._lean
         server.heads_pending -= 1
-        server.heads_pending_of[address] -= 1
-        if not server.heads_pending_of[address]:
-            del server.heads_pending_of[address]
+        server.heads_pending_of[site] -= 1
+        if not server.heads_pending_of[site]:
+            del server.heads_pending_of[site]
 
     # Upgrades.
 

@@ -18,7 +18,7 @@ class LeanLimits:
     heads_pending: int = 4_096
     """Connections that have not finished their first head. Beyond it a new one is closed at once."""
     heads_pending_per_address: int = 1_024
-    """The same, from one address that is no trusted proxy."""
+    """The same, from one address (an IPv6 /64) that is no trusted proxy."""
     tls_handshake_s: float = 10.0
 
     frame_bytes: int = 131_072
