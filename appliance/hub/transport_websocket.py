@@ -18,6 +18,7 @@ from appliance.hub import endings
 from appliance.hub.asgi_types import Event, Receive, Send
 from appliance.hub.connection import Connection
 from appliance.hub.core import HubCore
+from appliance.hub.endings import Ending
 from appliance.hub.gate import Gate, Guest
 from appliance.hub.negotiate import WEBSOCKETS, Negotiation
 from appliance.hub.outbox import WriteFuture
@@ -117,12 +118,12 @@ async def resume_websocket(
     pipe = WebSocketPipe(send)
     try:
         await send({"type": "websocket.accept"})
-        if not connection.resume(pipe, guest.principal):
-            # It has ended since the client was admitted; by now the id is unknown.
-            await send({"type": "websocket.close", "code": endings.SERVER_STOPPING.code})
-            return
     except (OSError, RuntimeError) as error:
         logger.debug("hub_resume_failed", extra={"error": type(error).__name__})
+        return
+    if not connection.resume(pipe, guest.principal):
+        # It has ended since the client was admitted; by now the id is unknown.
+        await _close(send, endings.SERVER_STOPPING, deadline_s=core.limits.close_deadline_s)
         return
     await _carry(core, gate, negotiation, connection, pipe, receive, send, is_accepted=True)
 
@@ -151,6 +152,9 @@ async def _carry(
             # Before the socket ends: a client that comes back with the same id at once must not find it.
             gate.finish(negotiation)
             await close_websocket(connection, send, deadline_s=core.limits.close_deadline_s)
+        elif code is None:
+            # A newer socket has taken over, and this one may be as alive as that: the server keeps what nobody closes.
+            await _close(send, endings.REPLACED, deadline_s=core.limits.close_deadline_s)
     finally:
         try:
             if connection.is_carried_by(pipe):
@@ -193,9 +197,15 @@ async def close_websocket(connection: Connection, send: Send, *, deadline_s: flo
     ending = connection.ending
     if ending is None or ending.is_abrupt:
         return
+    await _close(send, ending, deadline_s=deadline_s, connection=connection)
+
+
+async def _close(send: Send, ending: Ending, *, deadline_s: float, connection: Connection | None = None) -> None:
+    """Close the socket, after all that its connection has to say there."""
     try:
         async with asyncio.timeout(deadline_s):
-            await connection.wait_until_written()
+            if connection is not None:
+                await connection.wait_until_written()
             await send({"type": "websocket.close", "code": ending.code})
     except TimeoutError:
         logger.info("hub_close_timed_out", extra={"reason": ending.reason})

@@ -78,9 +78,10 @@ class TestNegotiate:
             "error": "The client requested a non-integer protocol version."
         }
 
-    async def test_a_stray_id_and_a_wish_for_stateful_reconnect_change_nothing(self, http: httpx.AsyncClient) -> None:
-        answer = await negotiate(http, "?negotiateVersion=1&id=stale&useStatefulReconnect=true&foo=bar")
-        assert "useStatefulReconnect" not in answer
+    async def test_a_stray_id_and_unknown_fields_change_nothing(self, http: httpx.AsyncClient) -> None:
+        answer = await negotiate(http, "?negotiateVersion=1&id=stale&foo=bar")
+        assert set(answer) == set(await negotiate(http))
+        assert "stale" not in answer.values()
 
     @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "OPTIONS"])
     async def test_other_methods_are_not_allowed(self, http: httpx.AsyncClient, method: str) -> None:
