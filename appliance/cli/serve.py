@@ -67,7 +67,7 @@ def run(args: Namespace) -> int:
         settings = _settings_of(args, folder)
         set_up_logging(settings)
         with contextlib.ExitStack() as reservations:
-            settings, hub_socket = _reserve_ports(settings, reservations)
+            settings, hub_socket = reserve_ports(settings, reservations)
             write_instance(
                 folder,
                 host=settings.host,
@@ -145,7 +145,7 @@ def _reserve_beside(probe: socket.socket, host: str, port: int) -> socket.socket
             time.sleep(_LOOK_EVERY_S)
 
 
-def _reserve_ports(settings: Settings, reservations: contextlib.ExitStack) -> tuple[Settings, socket.socket | None]:
+def reserve_ports(settings: Settings, reservations: contextlib.ExitStack) -> tuple[Settings, socket.socket | None]:
     """Take the port, and the lean listener's where it is wanted; give the settings with the ports that they are."""
     reserved = reservations.enter_context(reserve_port(settings.host, settings.port))
     port: int = reserved.getsockname()[1]
