@@ -142,7 +142,9 @@ async def test_its_goodbye_ends_without_an_error_and_its_id_is_unknown_afterward
         assert (await client.next("closed"))["error"] is None
         await client.next("stopped")
         await server.until(connections=0)
-        assert server.hub.stats().ended == {"client_closed": 1}
+        # Its goodbye and the end of its stream are two requests, and either may be the first to arrive.
+        reasons = {"client_closed", "socket_lost"} if way.transport == "ServerSentEvents" else {"client_closed"}
+        assert server.hub.stats().ended.keys() <= reasons
         (connection_id,) = proxy.ids
         for method in ("GET", "POST", "DELETE"):
             answer = await http.request(method, "/hubs/notifications", params={"id": connection_id})
@@ -165,8 +167,9 @@ async def test_a_revoked_client_is_told_why_and_does_not_come_back(server: HubSe
 
 
 @every_way
-async def test_it_comes_back_after_a_cut_line_and_receives_once(server: HubServer, way: Way) -> None:
+async def test_it_comes_back_after_a_cut_line_and_receives_once(way: Way) -> None:
     async with (
+        run_hub(HubLimits(disconnect_timeout_s=0.5)) as server,
         run_line(server.port) as line,
         run_signalr_client(line.hub, "alice", reconnectDelays=[0, 100, 500], **way.settings) as client,
     ):
@@ -178,6 +181,7 @@ async def test_it_comes_back_after_a_cut_line_and_receives_once(server: HubServe
         server.send(title="after")
         assert (await client.next_argument("ReceiveNotification"))["title"] == "after"
         assert "Unknown" in (await client.invoke("X"))["error"]
+        await server.until(connections=1)
 
 
 @every_way
@@ -201,10 +205,11 @@ async def test_it_comes_back_with_its_cursor_after_a_restart_and_misses_nothing(
 async def test_an_expired_token_makes_it_come_back_with_a_new_one(server: HubServer, way: Way) -> None:
     principal = server.backend.principals["alice"]
     server.backend.principals["alice"] = replace(principal, expires_at=datetime.now(UTC) + timedelta(seconds=1.5))
-    async with run_signalr_client(server.http, "alice", reconnectDelays=[0, 100, 500], **way.settings) as client:
+    async with run_signalr_client(server.http, "alice", reconnectDelays=[300, 300], **way.settings) as client:
         await client.next("started")
-        server.backend.principals["alice"] = principal
         assert "The access token has expired." in (await client.next("reconnecting"))["error"]
+        # Not before: a poll would have brought the new one.
+        server.backend.principals["alice"] = principal
         await client.next("reconnected")
 
 

@@ -43,6 +43,9 @@ WAYS: Final = (
     Way("WebSockets", "json", skips_negotiation=True),
     Way("WebSockets", "messagepack"),
     Way("WebSockets", "messagepack", skips_negotiation=True),
+    Way("ServerSentEvents", "json"),
+    Way("LongPolling", "json"),
+    Way("LongPolling", "messagepack"),
 )
 NEGOTIATED_WAYS: Final = tuple(way for way in WAYS if not way.skips_negotiation)
 

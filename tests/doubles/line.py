@@ -14,7 +14,6 @@ class Line:
 
     def __init__(self, target_port: int, idle_s: float | None = None) -> None:
         self.port = 0
-        self.idle_cuts = 0
         self.refuses = False
         self._target_port = target_port
         self._idle_s = idle_s
@@ -66,7 +65,6 @@ class Line:
                     self._carry(far_reader, writer, note_bytes),
                 )
         except TimeoutError:
-            self.idle_cuts += 1
             writer.transport.abort()
             far_writer.transport.abort()
         finally:

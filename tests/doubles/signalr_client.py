@@ -15,6 +15,8 @@ from typing import Any
 
 FOLDER = Path(__file__).resolve().parent.parent / "signalr"
 _PATIENCE_S = 20.0
+# A client whose orders end says goodbye to the server and ends; one that hangs is killed.
+_LEAVE_S = 2.0
 
 
 class SignalRClient:
@@ -110,11 +112,13 @@ async def _run(program: str, script: str, settings: dict[str, object]) -> AsyncI
         stdout=asyncio.subprocess.PIPE,
         limit=1 << 20,
     )
+    assert process.stdin is not None
     try:
         yield SignalRClient(process)
     finally:
-        if process.returncode is None:
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), _LEAVE_S)
+        except TimeoutError:
             process.kill()
-        await process.wait()
-        if process.stdin is not None:
-            process.stdin.close()
+            await process.wait()

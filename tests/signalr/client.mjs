@@ -104,7 +104,14 @@ async function obey(order) {
   }
 }
 
+async function leave() {
+  // A server that is gone must not keep this process.
+  setTimeout(() => process.exit(0), 1000);
+  await connection.stop();
+  process.exit(0);
+}
+
 await start();
 const orders = createInterface({ input: process.stdin });
 orders.on("line", (line) => obey(JSON.parse(line)));
-orders.on("close", () => process.exit(0));
+orders.on("close", leave);
