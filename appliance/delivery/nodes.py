@@ -15,7 +15,8 @@ lets a window pass, and the guards of the ladder see to it that what was acknowl
 
 A device has one session, the newest (`hub.seats`): nodes tell each other of every seat.
 
-There is no leader, and no state but who was heard of last. With nobody to hear, everything is as on a single node.
+There is no leader, and no state but who was heard of last. With nobody to hear, everything is as on a single node, and
+every few seconds the database is asked for what others accepted.
 """
 
 import asyncio
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 ASK_S: Final = 0.5
 """How long other nodes are waited for before the next layer is on."""
 BEAT_S: Final = 1.0
+LOOK_EVERY_S: Final = 10.0
+"""A node that cannot hear the others looks so often into the database for what they accepted."""
 RESYNC_SPREAD_S: Final = 1.0
 """Nodes that lost the same thing do not ask the database in the same moment."""
 PAUSE_AFTER_FAULT_S: Final = 2.0
@@ -87,6 +90,7 @@ class Nodes:
         self._are_seats_due = False
         self._own_number = 0
         self._heard_self_at = 0.0
+        self._looked_at = clock.monotonic()
         self._resync_wanted = asyncio.Event()
         self._revoked = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -114,8 +118,8 @@ class Nodes:
         """Say in plain words how this node stands with the others."""
         if not self._is_up:
             return (
-                "Redis does not answer. Devices that are connected to other nodes are reached by the next layer, "
-                "or when they connect again."
+                "Redis does not answer. What one node accepts reaches devices on another by the next layer, or some "
+                "seconds later."
             )
         return f"Redis answers; other nodes alive: {len(self._peers)}."
 
@@ -231,6 +235,8 @@ class Nodes:
             # What it accepted in its last moment was perhaps not told.
             logger.warning("node_silent", extra={"node": str(node)})
             self.want_resync()
+        if not self._is_up and now - self._looked_at >= LOOK_EVERY_S:
+            self.want_resync()
         if not self._is_open:
             return
         if now - self._heard_self_at > SILENT_AFTER_S:
@@ -263,6 +269,7 @@ class Nodes:
 
     def want_resync(self) -> None:
         """Let the sessions here catch up soon."""
+        self._looked_at = self._clock.monotonic()
         self._resync_wanted.set()
 
     async def resync(self) -> None:
@@ -274,7 +281,10 @@ class Nodes:
     async def _beat_for_ever(self) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
-            self.beat()
+            try:
+                self.beat()
+            except Exception:
+                logger.exception("nodes_beat_failed")
 
     async def _repeat(self, wanted: asyncio.Event, step: Callable[[], Awaitable[object]], spread_s: float) -> None:
         while True:

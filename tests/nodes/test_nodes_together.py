@@ -194,11 +194,14 @@ async def test_a_withdrawal_at_one_node_counts_at_the_other(town: NodeTown) -> N
 
 
 async def test_without_redis_each_node_goes_on_alone_and_says_so(town: NodeTown) -> None:
-    here, _ = town.nodes
+    here, there = town.nodes
     town.redis.kill()
     async with connected_phone(here, town.user, "phone") as phone:
         await town.send(here, "Alone")
         await phone.has(1)
+        await town.send(there, "Found in the database")
+        await phone.has(2)
+        assert phone.titles == ["Alone", "Found in the database"]
 
         async def is_told() -> bool:
             async with httpx.AsyncClient(base_url=here.base_url, timeout=10) as http:

@@ -328,6 +328,18 @@ async def test_nodes_that_were_cut_off_resync_and_tell_where_devices_sit(street)
     assert here.nodes.others == there.nodes.others == 1
 
 
+async def test_a_node_that_is_cut_off_looks_now_and_then_for_what_others_accepted(street):
+    here, _ = street.houses
+    street.wire.cut()
+    looks = []
+    for _ in range(25):
+        street.clock.pass_s(1)
+        here.nodes.beat()
+        looks.append(here.wants_resync)
+        here.calm_down()
+    assert looks.count(True) == 2
+
+
 async def test_the_newer_seat_ends_the_older_one_and_answers_a_claim_that_comes_late(street):
     here, there = street.houses
     here.hub.seats[street.phone] = 5
