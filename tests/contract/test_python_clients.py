@@ -104,3 +104,20 @@ async def test_it_comes_back_after_a_cut_line_and_receives_once(name: str, proto
         server.send(title="after")
         assert (await client.next_argument("ReceiveNotification"))["title"] == "after"
         assert (await client.invoke("X"))["error"] == "Unknown hub method 'X'"
+
+
+async def test_signalrcore_receives_and_calls_over_server_sent_events() -> None:
+    async with (
+        run_hub(LIMITS) as server,
+        run_python_client("signalrcore", server.http, "alice", transports=["ServerSentEvents"]) as client,
+    ):
+        await client.next("started")
+        for number in range(50):
+            server.send(title=str(number), body="Zażółć {} 🎉\n")
+        for number in range(50):
+            argument = await client.next_argument("ReceiveNotification")
+            assert (argument["title"], argument["body"]) == (str(number), "Zażółć {} 🎉\n")
+        assert (await client.invoke("X"))["error"] == "Unknown hub method 'X'"
+        await client.order(stop=True)
+        await client.next("stopped")
+        await server.until(connections=0)
