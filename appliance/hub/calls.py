@@ -78,6 +78,11 @@ class CallFailed(Exception):
 
 async def answer_invocation(connection: "Connection", call: InvocationReceived) -> None:
     """Serve one call; a call without an invocation id is served, too, but gets no answer."""
+    if not connection.is_resumable:
+        # Who asks faster than it reads the answers has to wait. Not where an Ack makes the room: it may come behind.
+        await connection.wait_for_room()
+        if connection.ending is not None:
+            return
     serve = _METHODS.get(call.target.lower())
     try:
         if serve is None:
