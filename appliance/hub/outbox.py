@@ -139,6 +139,8 @@ class Outbox:
         """
         ids: list[UUID] = []
         self._is_closed = True
+        # It leads back to the owner: the two of them would stay in memory until a collection that comes very rarely.
+        self._on_backlog = _ignore
         in_flight, self._in_flight = self._in_flight, None
         if in_flight is not None and not in_flight.done():
             ids.extend(self._in_flight_ids)
@@ -190,3 +192,7 @@ def _join(payloads: list[str | bytes]) -> str | bytes:
     if len(texts) == len(payloads):
         return "".join(texts)
     return b"".join(payload.encode() if isinstance(payload, str) else payload for payload in payloads)
+
+
+def _ignore() -> None:
+    """Take a word that concerns nobody any more."""

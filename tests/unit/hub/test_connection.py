@@ -1,6 +1,8 @@
 """The clock and the end of a connection."""
 
 import asyncio
+import gc
+import weakref
 from datetime import timedelta
 from uuid import UUID
 
@@ -144,3 +146,18 @@ class TestEnding:
         assert house.core.handshakes_pending == 0
         house.pass_s(60)
         assert len(house.core.deadlines) == 0
+
+
+async def test_a_connection_that_has_ended_is_free_at_once_without_a_collection_of_cycles(house: House) -> None:
+    """Thousands that came and went stayed in memory: the program lets cycles be collected very rarely."""
+    connection, _ = await house.connect()
+    await connection.finish()
+    house.opened.clear()
+    ended = weakref.ref(connection)
+    house.core.deadlines.close()
+    gc.disable()
+    try:
+        del connection
+        assert ended() is None
+    finally:
+        gc.enable()
