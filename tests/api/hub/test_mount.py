@@ -14,6 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from appliance.hub.requests import MOUNT_PATH
 from tests.doubles.hub_client import open_hub, open_socket
+from tests.doubles.hub_http import by_hand
 from tests.doubles.hub_server import HubServer
 
 
@@ -74,3 +75,26 @@ async def test_a_refused_upgrade_is_401_there_too(mounted: HubServer) -> None:
             pass
     assert refused.value.response.status_code == 401
     assert refused.value.response.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_a_stream_is_not_held_back_there(mounted: HubServer) -> None:
+    async with by_hand(mounted) as hand:
+        events = await hand.stream()
+        for number in range(100):
+            mounted.send(title=str(number))
+        told = [(await events.next())["arguments"][0]["title"] for _ in range(100)]
+        assert told == [str(number) for number in range(100)]
+        assert events.headers["content-encoding"] == "identity"
+        events.line.abort()
+        await mounted.until(connections=0)
+
+
+async def test_polls_and_posts_work_there(mounted: HubServer) -> None:
+    async with by_hand(mounted) as hand:
+        await hand.shake_hands_by_polls()
+        waiting = await hand.begin_poll()
+        mounted.send(title="polled")
+        (told,) = (await waiting.reply()).records
+        assert told["arguments"][0]["title"] == "polled"
+        assert (await hand.delete()).status == 202
+        assert (await hand.poll()).status == 404
