@@ -110,6 +110,8 @@ class ApplianceCollector(Collector):
             yield _counter(f"carillon_hub_notifications_{name}", f"Notifications {name.replace('_', ' ')}.", value)
         text = "Times that a session loaded what it had not been offered."
         yield _counter("carillon_hub_catch_ups", text, stats.caught_up)
+        text = "Times that a client went on with its connection over another socket."
+        yield _counter("carillon_hub_resumptions", text, stats.resumed)
         yield _labelled("carillon_hub_offers_cut", "Offers never written, by reason.", "reason", stats.cut_by_reason)
         yield _labelled("carillon_hub_connections_ended", "Ended hub connections by reason.", "reason", stats.ended)
         yield _labelled(
