@@ -185,7 +185,8 @@ class ApnsDouble:
     def _accept_once(self, asked: Asked, token: str) -> Callable[[], None]:
         def accept() -> None:
             payload = json.loads(bytes(asked.body)) if self.control.is_keeping else {}
-            taken_id = asked.headers.get("apns-id", "")
+            # One notification goes to several devices under one id.
+            taken_id = f"{asked.headers.get('apns-id', '')}/{token}"
             self.control.accept(Taken(taken_id, token, asked.headers, payload, id(asked.connection)))
 
         return accept

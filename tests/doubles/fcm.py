@@ -217,7 +217,8 @@ class FcmDouble:
             self._send(asked, accept)
 
     def _send(self, asked: Asked, accept: Callable[[], None]) -> None:
-        accept()
+        if json.loads(bytes(asked.body)).get("validate_only") is not True:
+            accept()
         self.control.answers["200"] += 1
         number = sum(self.control.ids.values())
         _answer_json(asked, 200, {"name": f"projects/{self.project}/messages/0:{number:016d}%double"})

@@ -63,7 +63,7 @@ async def test_apns_takes_a_good_token_and_echoes_the_id(apple, clock, make_send
     sender = make_sender(apple.server.port)
     answer = await sender.send(push(bearer=provider_token(apple, clock.now())), WITHIN_S)
     assert (answer.status, answer.header(b"apns-id")) == (200, str(UUID(int=1)))
-    assert [taken.id for taken in apple.control.accepted] == [str(UUID(int=1))]
+    assert [taken.id for taken in apple.control.accepted] == [f"{UUID(int=1)}/{apns.device_token()}"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ async def test_a_swallowed_answer_counts_as_accepted_and_its_repetition_as_a_dup
     assert isinstance(await sender.send(push(bearer=bearer), WITHIN_S), Ambiguous)
     assert apple.control.duplicates == {}
     assert (await sender.send(push(bearer=bearer), WITHIN_S)).status == 200
-    assert apple.control.duplicates == {str(UUID(int=1)): 2}
+    assert apple.control.duplicates == {f"{UUID(int=1)}/{apns.device_token()}": 2}
 
 
 async def bearer_of(double, sender, at, **claims):
