@@ -24,21 +24,19 @@ from datetime import datetime, timedelta
 from typing import Final, Protocol
 from uuid import UUID
 
-from appliance.channels.contract import ChannelName
 from appliance.channels.registry import ChannelSet
 from appliance.delivery.accept import HUB_FIRST
 from appliance.delivery.envelope import make_envelope
+from appliance.delivery.hub_attempts import retired_attempt, taken_attempt, unanswered_attempt
 from appliance.delivery.remote import RemoteTries
 from appliance.delivery.windows import Window, Windows
 from appliance.domain.clock import Clock
 from appliance.domain.errors import Unavailable
 from appliance.domain.ladder import Event
-from appliance.domain.outcome import OutcomeKind
 from appliance.hub.hub import Offered
 from appliance.hub.messages import EncodedNotification
 from appliance.storage.database import Database
 from appliance.storage.deliveries import (
-    AttemptRow,
     Due,
     Move,
     expire_job,
@@ -319,7 +317,7 @@ class DeliveryEngine:
             self._windows.open(window)
             return
         # It cannot acknowledge: the remote push goes in parallel, under the same id.
-        self._moves.append(Move(window.delivery_id, None, _taken_attempt(window.offered_at), due_at=self._clock.now()))
+        self._moves.append(Move(window.delivery_id, None, taken_attempt(window.offered_at), due_at=self._clock.now()))
         self._look_now = True
 
     def _not_live(self, delivery_id: UUID, expires_at: datetime, now: datetime, *, has_remote: bool) -> None:
@@ -338,7 +336,7 @@ class DeliveryEngine:
         """Settle what a client without acknowledgements was offered and what was not cut in all that time."""
         for window in windows:
             self._moves.append(Move(window.delivery_id, Event.OFFER))
-            self._moves.append(Move(window.delivery_id, Event.PROVIDER_ACCEPTED, _taken_attempt(window.offered_at)))
+            self._moves.append(Move(window.delivery_id, Event.PROVIDER_ACCEPTED, taken_attempt(window.offered_at)))
 
     def _pass(self, windows: Sequence[Window], *, code: str, why: str) -> None:
         """Record that offers were not answered and let the next layer have them, or the device's next connection."""
@@ -346,14 +344,7 @@ class DeliveryEngine:
             return
         now, now_mono = self._clock.now(), self._clock.monotonic()
         for window in windows:
-            attempt = AttemptRow(
-                channel=ChannelName.HUB,
-                started_at=window.offered_at,
-                latency_ms=round((now_mono - window.offered_mono) * 1000),
-                outcome=OutcomeKind.UNANSWERED,
-                code=code,
-                reason=why,
-            )
+            attempt = unanswered_attempt(window, now_mono, code=code, why=why)
             if window.expires_at <= now:
                 self._moves.append(Move(window.delivery_id, None, attempt, due_at=now))
                 self._moves.append(Move(window.delivery_id, Event.EXPIRE))
@@ -416,7 +407,7 @@ class DeliveryEngine:
             if delivery.is_withdrawn:
                 moves.append(Move(delivery.id, Event.WITHDRAW))
             elif delivery.device_retired:
-                moves.append(Move(delivery.id, Event.PROVIDER_GONE, _retired_attempt(now)))
+                moves.append(Move(delivery.id, Event.PROVIDER_GONE, retired_attempt(now)))
             elif self._channels.channel_for(delivery.address_kind) is None:
                 moves.append(Move(delivery.id, None, due_at=delivery.expires_at))
             else:
@@ -425,25 +416,3 @@ class DeliveryEngine:
             await self._database.write(move_job(moves, now))
         started = await self._remote.start(tries, now)
         return bool(moves) or started > 0
-
-
-def _taken_attempt(offered_at: datetime) -> AttemptRow:
-    return AttemptRow(
-        channel=ChannelName.HUB,
-        started_at=offered_at,
-        latency_ms=None,
-        outcome=OutcomeKind.OFFERED,
-        code="offered",
-        reason="Written to the device's live connection, which does not acknowledge.",
-    )
-
-
-def _retired_attempt(now: datetime) -> AttemptRow:
-    return AttemptRow(
-        channel=ChannelName.HUB,
-        started_at=now,
-        latency_ms=None,
-        outcome=OutcomeKind.GONE,
-        code="device_retired",
-        reason="The device was unregistered before this could be delivered.",
-    )
