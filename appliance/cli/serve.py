@@ -135,8 +135,12 @@ def _reserve_beside(probe: socket.socket, host: str, port: int) -> socket.socket
         reserved = socket.socket(probe.family, socket.SOCK_STREAM)
         try:
             reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            # After a crash clients return in crowds, and some reach the probe: their connections share by this only.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with _telling_port_faults(host, port):
                 reserved.bind(probe.getsockname())
+            # From now on another program's probe must find the port taken.
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             return reserved
         except CommandFailed as failure:
             reserved.close()
