@@ -1,6 +1,8 @@
 """Who may come in: credentials, ids and caps, decided before anything is accepted, for any transport and any server."""
 
 import asyncio
+import hashlib
+import hmac
 import logging
 import random
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from appliance.hub.negotiate import (
     Negotiations,
     NegotiationState,
     TransportOffer,
+    UsedTicket,
     VersionRefused,
     choose_version,
     make_answer,
@@ -26,6 +29,7 @@ from appliance.hub.negotiate import (
 from appliance.hub.origin import NOWHERE, Origin, make_origin
 from appliance.hub.refusals import ID_IN_USE, NO_ID, OTHER_TRANSPORT, UNKNOWN_ID, Refusal
 from appliance.hub.requests import HubRequest
+from appliance.security.tickets import TICKET_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +57,7 @@ class Guest:
     principal: Principal
     user_id: UUID
     origin: Origin = NOWHERE
+    ticket: UsedTicket | None = None
 
     @property
     def address(self) -> str:
@@ -73,21 +78,30 @@ class Gate:
         self._negotiations = negotiations
         self._offers = tuple(offers)
         self._randomness = randomness
+        self._told_at: float | None = None
         limits = core.limits
         self.distrusted_streams = DistrustedStreams(
             core.clock, most=limits.streams_distrusted, lifetime_s=limits.stream_distrust_s
         )
-        self._told_at: float | None = None
 
-    async def authenticate(self, request: HubRequest) -> Guest:
-        """Find who asks; one good credential among those given is enough. 401 without one, 403 for an app's."""
+    async def authenticate(self, request: HubRequest, *, is_upgrade: bool = False) -> Guest:
+        """Find who asks; one good credential among those given is enough. 401 without one, 403 for an app's.
+
+        A one-use ticket opens one connection, which over plain HTTP takes many requests: the ticket that has negotiated
+        an id stays good for the requests of this id, as long as there is one. An upgrade is a single request.
+        """
+        guest = None if is_upgrade else self._recognise_ticket(request)
+        if guest is not None:
+            return guest
         for credential in request.credentials:
             principal = await self._verify(credential)
             if principal is None or principal.expires_at <= self._core.clock.now():
                 continue
             if principal.kind is not PrincipalKind.USER or principal.user_id is None:
                 raise Refusal(403, "The hub is for users; this token is an app's.", cause="not_a_user")
-            return Guest(principal, principal.user_id, make_origin(request.address, request.user_agent))
+            origin = make_origin(request.address, request.user_agent)
+            ticket = UsedTicket(_fingerprint(credential), principal) if credential.startswith(TICKET_PREFIX) else None
+            return Guest(principal, principal.user_id, origin, ticket)
         challenge = 'Bearer error="invalid_token"' if request.credentials else "Bearer"
         raise Refusal(401, "", (("www-authenticate", challenge),), cause="unauthenticated")
 
@@ -107,6 +121,7 @@ class Gate:
             site=guest.origin.site,
             is_stateful=request.query.get("usestatefulreconnect", "").lower() == "true",
         )
+        negotiation.ticket = guest.ticket
         return make_answer(negotiation, version, self._choose_offers(guest))
 
     def find(self, guest: Guest, token: str | None) -> Negotiation[Connection]:
@@ -162,6 +177,17 @@ class Gate:
         if (guest.user_id, guest.address) not in self.distrusted_streams:
             return self._offers
         return [offer for offer in self._offers if offer is not SERVER_SENT_EVENTS]
+
+    def _recognise_ticket(self, request: HubRequest) -> Guest | None:
+        negotiation = self._negotiations.find(request.id) if request.id and not request.is_negotiation else None
+        ticket = None if negotiation is None else negotiation.ticket
+        if negotiation is None or ticket is None or ticket.principal.expires_at <= self._core.clock.now():
+            return None
+        for credential in request.credentials:
+            if hmac.compare_digest(_fingerprint(credential), ticket.fingerprint):
+                origin = make_origin(request.address, request.user_agent)
+                return Guest(ticket.principal, negotiation.user_id, origin, ticket)
+        return None
 
     async def _verify(self, credential: str) -> Principal | None:
         if not credential or len(credential) > _LONGEST_CREDENTIAL_CHARS:
@@ -221,3 +247,7 @@ class Gate:
         retry_after_s = self._randomness.randint(limits.retry_after_least_s, limits.retry_after_most_s)
         text = f"{_WHY_BUSY.get(cause, 'The server is busy.')} Try again in {retry_after_s} s."
         return Refusal(503, text, (("retry-after", str(retry_after_s)),), cause=cause)
+
+
+def _fingerprint(credential: str) -> bytes:
+    return hashlib.sha256(credential.encode()).digest()

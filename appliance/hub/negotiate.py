@@ -13,6 +13,7 @@ from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 from appliance.domain.clock import Clock
+from appliance.domain.principal import Principal
 from appliance.hub.presence import count_down, count_up
 
 NEWEST_VERSION: Final = 1
@@ -43,12 +44,20 @@ class NegotiationState(Enum):
     OPEN = auto()
 
 
+@dataclass(frozen=True, slots=True)
+class UsedTicket:
+    """A one-use ticket that has been redeemed, by its SHA-256, and what it was good for."""
+
+    fingerprint: bytes
+    principal: Principal
+
+
 @dataclass(slots=True, eq=False)
 class Negotiation(Generic[C]):
     """One id that was given out. `token` goes into `?id=` and is secret.
 
     Once it is open, `transport` is what opened it and `connection` what lives under it. `is_stateful` tells whether the
-    client asked for stateful reconnect and was granted it.
+    client asked for stateful reconnect and was granted it; `ticket` is the one it was negotiated with, if it was one.
     """
 
     connection_id: str
@@ -62,6 +71,7 @@ class Negotiation(Generic[C]):
     transport: TransportOffer | None = None
     connection: C | None = None
     is_stateful: bool = False
+    ticket: UsedTicket | None = None
 
 
 class VersionRefused(Exception):

@@ -151,6 +151,51 @@ async def test_a_ticket_opens_the_hub_once(browser: httpx.AsyncClient, server: R
     assert refusal.value.response.status_code == 401
 
 
+async def test_a_ticket_opens_one_connection_over_plain_http_which_takes_many_requests(
+    browser: httpx.AsyncClient, server: RunningAppliance
+):
+    """The official client asks for one ticket when it negotiates and repeats it with every poll and post.
+
+    Behind a proxy without WebSockets its first poll was answered 401, because the ticket had been redeemed.
+    """
+    ticket = (await browser.post(TICKET)).json()
+    bearer = {"authorization": f"Bearer {ticket['ticket']}"}
+    browser.cookies.clear()
+    negotiated = await browser.post(f"{ticket['hub']}/negotiate?negotiateVersion=1", headers=bearer)
+    hub = f"{ticket['hub']}?id={negotiated.json()['connectionToken']}"
+    assert (await browser.get(hub, headers=bearer)).status_code == 200
+    assert (await browser.post(hub, headers=bearer, content='{"protocol":"json","version":1}\x1e')).status_code == 200
+    assert (await browser.get(hub, headers=bearer)).text == "{}\x1e"
+
+    other = (await browser.post(f"{ticket['hub']}/negotiate?negotiateVersion=1", headers=bearer)).status_code
+    wrong = (await browser.get(hub, headers={"authorization": "Bearer tk_wrong"})).status_code
+    assert (other, wrong) == (401, 401)
+    with pytest.raises(InvalidStatus) as refusal:
+        async with connect(f"ws://127.0.0.1:{server.port}{hub}&access_token={ticket['ticket']}"):
+            pass
+    assert refusal.value.response.status_code == 401
+
+    assert (await browser.delete(hub, headers=bearer)).status_code == 202
+    assert (await browser.get(hub, headers=bearer)).status_code == 401
+
+
+async def test_a_ticket_streams_too_when_it_stands_in_the_address(browser: httpx.AsyncClient):
+    ticket = (await browser.post(TICKET)).json()
+    browser.cookies.clear()
+    query = f"access_token={ticket['ticket']}"
+    negotiated = await browser.post(f"{ticket['hub']}/negotiate?negotiateVersion=1&{query}")
+    hub = f"{ticket['hub']}?id={negotiated.json()['connectionToken']}&{query}"
+    async with browser.stream("GET", hub, headers={"accept": "text/event-stream"}) as stream:
+        assert stream.headers["content-type"] == "text/event-stream"
+        assert (await browser.post(hub, content='{"protocol":"json","version":1}\x1e')).status_code == 200
+        received = b""
+        async for part in stream.aiter_bytes():
+            received += part
+            if received.endswith(b"\r\n\r\n"):
+                break
+        assert received == b":\r\ndata: {}\x1e\r\n\r\n"
+
+
 async def test_a_ticket_is_no_access_token(browser: httpx.AsyncClient):
     ticket = (await browser.post(TICKET)).json()["ticket"]
     browser.cookies.clear()
