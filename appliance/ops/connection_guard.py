@@ -81,7 +81,8 @@ class ConnectionGuard:
         if client is None or scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        peer = (client[0], client[1])
+        # The server gives the port as text.
+        peer = (str(client[0]), int(client[1]))
         is_counted = scope["type"] == "http" and not scope["path"].startswith(MOUNT_PATH)
         site = site_of(peer[0]) if is_counted and not self._is_trusted(peer[0]) else ""
         if self._requests_of.get(site, 0) >= self._most_of_site:

@@ -7,13 +7,14 @@ request, kept every phone and every backend out.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.doubles.appliance import RunningAppliance
+from tests.doubles.hub_client import open_hub
 
 CROWD, NEIGHBOUR = "127.0.0.2", "127.0.0.3"
 BOUND = 40
@@ -82,3 +83,23 @@ async def test_the_crowd_is_closed_down_to_its_bound_and_the_neighbour_is_served
             # What is left is within the bound, and goes when it has brought no request in time.
             assert len(lost) == 9 * BOUND
     assert appliance.output.count("http_address_full") == 1
+
+
+@pytest.mark.slow
+async def test_live_hub_connections_of_the_crowded_address_are_left_alone(appliance: RunningAppliance) -> None:
+    # The story: the server tells the port of a client as text and the system as a number, so every live connection of
+    # a crowded address counted as idle and was shut down with the others.
+    user = await appliance.make_user()
+    async with AsyncExitStack() as opened:
+        url = f"ws://127.0.0.1:{appliance.port}/hubs/notifications"
+        phones = [
+            await opened.enter_async_context(open_hub(url, user.token, local_addr=(CROWD, 0)))
+            for _ in range(BOUND + 10)
+        ]
+        lost = await opened.enter_async_context(a_crowd(appliance.port, SILENT, 5 * BOUND))
+        async with asyncio.timeout(PATIENCE_S):
+            while len(lost) < 4 * BOUND:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        for phone in phones:
+            assert (await phone.invoke("X"))["error"]
+        assert len(lost) == 4 * BOUND

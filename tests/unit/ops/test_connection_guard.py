@@ -129,7 +129,9 @@ class TestTheDoor:
     async def test_a_connection_with_a_request_under_way_is_left_alone(self) -> None:
         async with a_door() as door:
             await door.come(CROWD, 40)
-            busy = [{"type": "websocket", "path": MOUNT_PATH, "client": peer} for peer in door.peers(CROWD)]
+            # As the server tells it: the port is a text.
+            peers = [(address, str(port)) for address, port in door.peers(CROWD)]
+            busy = [{"type": "websocket", "path": MOUNT_PATH, "client": peer} for peer in peers]
             tasks = [asyncio.ensure_future(door.guard(scope, None, None)) for scope in busy]
             await asyncio.sleep(0)
             assert await door.guard.look() == 0
@@ -162,7 +164,7 @@ class TestRequestsUnderWay:
             answers.append(message)
 
         self.ports += 1
-        scope = {"type": "http", "path": path, "client": (address, self.ports)}
+        scope = {"type": "http", "path": path, "client": (address, str(self.ports))}
         self.tasks.append(asyncio.ensure_future(guard(scope, None, send)))
         await asyncio.sleep(0)
         return answers
