@@ -30,6 +30,8 @@ SCOPES = frozenset(
     {"https://www.googleapis.com/auth/firebase.messaging", "https://www.googleapis.com/auth/cloud-platform"}
 )
 TOKEN_LIFETIME = timedelta(seconds=3599)
+GOOGLES_AUDIENCE = "https://oauth2.googleapis.com/token"
+"""What Google's own libraries name, whatever the account says."""
 MOST_BYTES = 4096
 _TARGETS = ("token", "fid", "topic", "condition")
 _TTL = re.compile(r"\d+(?:\.\d{1,9})?s")
@@ -126,9 +128,16 @@ class FcmDouble:
         }
         return account | changes
 
+    def make_bearer(self) -> str:
+        """Give an access token of the length of Google's, good for an hour."""
+        bearer = f"ya29.double-{len(self._bearers)}-" + "x" * 900
+        self._bearers[bearer] = self.now() + TOKEN_LIFETIME
+        return bearer
+
     def expire_bearers(self) -> None:
         """Forget every access token given so far."""
-        self._bearers.clear()
+        for bearer in self._bearers:
+            self._bearers[bearer] = self.now()
 
     def take(self, asked: Asked) -> None:
         if asked.path == "/token":
@@ -161,9 +170,11 @@ class FcmDouble:
         if fault:
             _answer_json(asked, 400, {"error": "invalid_grant", "error_description": fault})
             return
-        bearer = f"ya29.double-{self.token_requests}-" + "x" * 900
-        self._bearers[bearer] = self.now() + TOKEN_LIFETIME
-        told = {"access_token": bearer, "expires_in": int(TOKEN_LIFETIME.total_seconds()), "token_type": "Bearer"}
+        told = {
+            "access_token": self.make_bearer(),
+            "expires_in": int(TOKEN_LIFETIME.total_seconds()),
+            "token_type": "Bearer",
+        }
         _answer_json(asked, 200, told)
 
     def _fault_of_assertion(self, form: dict[str, str]) -> str:
@@ -175,7 +186,7 @@ class FcmDouble:
                 form.get("assertion", ""),
                 _public_pem(),
                 algorithms=["RS256"],
-                audience=account["token_uri"],
+                audience=[account["token_uri"], GOOGLES_AUDIENCE],
                 issuer=account["client_email"],
                 # The assertion is made by the machine's own clock.
                 options={"require": ["exp", "iat", "iss", "aud"], "verify_exp": False, "verify_iat": False},
