@@ -11,7 +11,7 @@ Three properties of the server (Granian) shape it:
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final, cast
 
 from appliance.hub import endings
@@ -22,6 +22,7 @@ from appliance.hub.endings import Ending
 from appliance.hub.gate import Gate, Guest
 from appliance.hub.negotiate import WEBSOCKETS, Negotiation
 from appliance.hub.outbox import WriteFuture
+from appliance.hub.writes import begin_write
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +50,7 @@ class WebSocketPipe:
 
     def _start_event(self, payload: str | bytes) -> WriteFuture:
         key = "text" if isinstance(payload, str) else "bytes"
-        sending = self._send({"type": "websocket.send", key: payload})
-        if hasattr(sending, "add_done_callback"):
-            return cast(WriteFuture, sending)
-        return asyncio.ensure_future(_await_quietly(sending))
+        return begin_write(self._send, {"type": "websocket.send", key: payload})
 
     def interrupt(self) -> None:
         """Cancel the reading task, unless it is the one that calls: that one looks at the connection by itself."""
@@ -220,11 +218,3 @@ def _data_of(event: Event) -> str | bytes | None:
     if data is None:
         data = event.get("bytes")
     return data if isinstance(data, str | bytes) else None
-
-
-async def _await_quietly(sending: Awaitable[None]) -> None:
-    try:
-        await sending
-    except (OSError, RuntimeError) as error:
-        # The reader of the same socket sees that the peer is gone and ends the connection.
-        logger.debug("hub_write_failed", extra={"error": type(error).__name__})
