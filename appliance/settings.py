@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from appliance.domain.secret import Secret
 
@@ -65,6 +66,28 @@ class Settings:
     """The key that the relay gave this instance when it registered."""
     push_relay_instance_id: str = ""
     """The id that it gave with the key; empty where the key is the relay's one key for everybody."""
+    firebase_credentials_json: Secret = _NO_SECRET
+    """The key file of a Firebase service account, as Google's console gives it, for FCM in mode firebase."""
+    fcm_base_url: str = "https://fcm.googleapis.com"
+    """The server of FCM."""
+    fcm_android_channel: str = ""
+    """The notification channel that alerts use on Android; the app's default channel when unset."""
+    apns_bundle_id: str = "com.openksef.mobile"
+    """The iOS app that pushes are for (APNs topic), in mode firebase."""
+    apns_voip_topic: str = ""
+    """The topic of calls; the bundle id with .voip when unset."""
+    apns_base_url: str = "https://api.push.apple.com"
+    """Apple's server; for builds from Xcode https://api.sandbox.push.apple.com."""
+    apns_key_id: str = ""
+    """The ten characters that name the authentication key."""
+    apns_team_id: str = ""
+    """The ten characters that name the developer team."""
+    apns_auth_key_p8: Secret = _NO_SECRET
+    """The authentication key: the .p8 file's text."""
+    apns_certificate: str = ""
+    """A push certificate instead of the key: PEM, chain allowed."""
+    apns_certificate_key: Secret = _NO_SECRET
+    """The certificate's private key: PEM without a passphrase."""
     vapid_subject: str = ""
     """Whom push services of browsers write to about this server: mailto:you@your.domain or an https URL. PUBLIC_URL
     stands in for it."""
@@ -138,6 +161,7 @@ _CHOICES = {
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
 }
+_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
 MIN_SECRET_KEY_CHARS = 32
 
 
@@ -266,6 +290,7 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError(f"HUB_PUBLIC_URL is {settings.hub_public_url!r}: begin it with http:// or https://.")
     if settings.hub_public_url and settings.hub_listener != "lean":
         raise SettingsError("HUB_PUBLIC_URL is the address of the lean listener: set HUB_LISTENER=lean, too.")
+    _check_providers(settings)
     url = settings.database_url.reveal()
     if url and not url.startswith(("postgresql://", "postgres://")):
         raise SettingsError("DATABASE_URL: give postgresql://…, or leave it out for SQLite.")
@@ -274,3 +299,27 @@ def _check_together(settings: Settings) -> None:
         raise SettingsError("REDIS_URL: give redis://…, rediss://… or unix://…, or leave it out for a single node.")
     if redis_url and not url:
         raise SettingsError("REDIS_URL is for several nodes, which share one PostgreSQL: set DATABASE_URL, too.")
+
+
+def _check_providers(settings: Settings) -> None:
+    for name in ("fcm_base_url", "apns_base_url"):
+        if not _names_server(getattr(settings, name)):
+            raise SettingsError(
+                f"{name.upper()} is {getattr(settings, name)!r}: give https:// and a host, and a port if it needs one."
+            )
+    if bool(settings.apns_certificate) != bool(settings.apns_certificate_key):
+        raise SettingsError("APNS_CERTIFICATE and APNS_CERTIFICATE_KEY go together: set both or neither.")
+    if settings.apns_certificate and settings.apns_auth_key_p8:
+        raise SettingsError("APNS_AUTH_KEY_P8 and APNS_CERTIFICATE are two ways for one thing: set one of them.")
+
+
+def _names_server(text: str) -> bool:
+    """Tell whether it is an https URL of a server and no more; without TLS only on this very machine."""
+    try:
+        url = urlsplit(text)
+        has_port = url.port is None or url.port > 0
+    except ValueError:
+        return False
+    is_safe = url.scheme == "https" or (url.scheme == "http" and url.hostname in _THIS_MACHINE)
+    is_bare = url.path in ("", "/") and not url.query and not url.fragment and url.username is None
+    return is_safe and is_bare and has_port and bool(url.hostname) and text.isascii()

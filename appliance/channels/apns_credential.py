@@ -110,8 +110,10 @@ def _read_key(key: ApnsKey) -> ec.EllipticCurvePrivateKey:
     for name, value in (("APNS_KEY_ID", key.key_id), ("APNS_TEAM_ID", key.team_id)):
         if not (value.isascii() and value.isalnum() and len(value) == 10):
             raise BadApnsCredential(f"{name} must be the ten letters and digits that Apple's developer site shows.")
+    # As people write it into one line of a file of settings.
+    text = key.p8.reveal().replace("\\n", "\n").strip()
     try:
-        loaded = load_pem_private_key(key.p8.reveal().strip().encode(), password=None)
+        loaded = load_pem_private_key(text.encode(), password=None)
     except (ValueError, TypeError, UnicodeEncodeError):
         loaded = None
     if not isinstance(loaded, ec.EllipticCurvePrivateKey) or not isinstance(loaded.curve, ec.SECP256R1):

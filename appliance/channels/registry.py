@@ -3,11 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from appliance.channels.apns import ApnsChannel
+from appliance.channels.apns_credential import ApnsCertificate, ApnsKey
 from appliance.channels.contract import Channel
+from appliance.channels.fcm import FcmChannel
 from appliance.channels.relay import RelayChannel
 from appliance.channels.webpush import Poster, VapidKeys, WebPushChannel
 from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
+from appliance.security.outbound import make_tls_context
 from appliance.settings import DeliveryMode, Settings
 
 
@@ -47,7 +51,41 @@ def _build_relay(parts: ChannelParts) -> Channel | None:
     )
 
 
-BUILDERS: tuple[Builder, ...] = (_build_relay, _build_web_push)
+def _build_fcm(parts: ChannelParts) -> Channel | None:
+    settings = parts.settings
+    if settings.delivery_mode is not DeliveryMode.FIREBASE or not settings.firebase_credentials_json:
+        return None
+    return FcmChannel(
+        settings.firebase_credentials_json,
+        parts.clock,
+        make_tls_context,
+        base_url=settings.fcm_base_url,
+        android_channel=settings.fcm_android_channel or None,
+    )
+
+
+def _build_apns(parts: ChannelParts) -> Channel | None:
+    settings = parts.settings
+    credential: ApnsKey | ApnsCertificate
+    if settings.apns_certificate:
+        credential = ApnsCertificate(settings.apns_certificate, settings.apns_certificate_key)
+    else:
+        credential = ApnsKey(settings.apns_auth_key_p8, settings.apns_key_id, settings.apns_team_id)
+        if not credential.p8:
+            return None
+    if settings.delivery_mode is not DeliveryMode.FIREBASE:
+        return None
+    return ApnsChannel(
+        credential,
+        parts.clock,
+        make_tls_context,
+        topic=settings.apns_bundle_id,
+        voip_topic=settings.apns_voip_topic or None,
+        base_url=settings.apns_base_url,
+    )
+
+
+BUILDERS: tuple[Builder, ...] = (_build_relay, _build_fcm, _build_apns, _build_web_push)
 
 
 class ChannelSet:

@@ -13,7 +13,7 @@ ROWS = [line.split("|") for line in CONFIGURATION.splitlines() if line.startswit
 
 
 def test_every_setting_is_in_the_readme():
-    told = set(re.findall(r"`([A-Z][A-Z_]+)`", CONFIGURATION))
+    told = set(re.findall(r"`([A-Z][A-Z0-9_]+)`", CONFIGURATION))
     assert {field.name.upper() for field in fields(Settings)} <= told
 
 
@@ -25,6 +25,6 @@ def test_defaults_in_the_readme_are_the_real_ones():
         if default is MISSING or not isinstance(default, str | int) or default == "":
             continue
         row = next(row for row in ROWS if f"`{field.name.upper()}`" in row[1])
-        names = re.findall(r"`([A-Z_]+)`", row[1])
+        names = re.findall(r"`([A-Z0-9_]+)`", row[1])
         values = re.findall(r"`([^`]+)`", row[2])
         assert values[names.index(field.name.upper())] == str(default), field.name
