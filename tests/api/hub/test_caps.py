@@ -11,6 +11,7 @@ from websockets.exceptions import InvalidStatus
 
 from appliance.hub.limits import HubLimits
 from tests.doubles.hub_client import HubClient, open_hub, open_socket
+from tests.doubles.hub_http import by_hand
 from tests.doubles.hub_server import HubServer, run_hub
 
 OFFICE, HOME = "127.0.0.2", "127.0.0.3"
@@ -75,6 +76,18 @@ class TestOpenConnections:
             await refused(server, OFFICE, "bob")
             async with open_from(server, HOME):
                 assert server.hub.stats().connections == 2
+
+    async def test_polls_and_streams_count_as_sockets_do(self) -> None:
+        limits = HubLimits(connections_per_address=2)
+        async with run_hub(limits) as server, by_hand(server) as polling, by_hand(server, "bob") as streaming:
+            await polling.shake_hands_by_polls()
+            await streaming.open_stream()
+            await refused(server, "127.0.0.1")
+            async with open_from(server, HOME):
+                assert server.hub.stats().refused == {"connections_per_address": 1}
+            assert (await polling.delete()).status == 202
+            async with open_from(server, "127.0.0.1"):
+                pass
 
     async def test_a_full_address_is_told_in_the_log_once_a_minute(self, caplog: pytest.LogCaptureFixture) -> None:
         async with run_hub(HubLimits(connections_per_address=1)) as server, open_from(server, OFFICE):
