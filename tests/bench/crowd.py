@@ -185,8 +185,8 @@ class Crowd:
     async def _admit(self, client: Client, number: int) -> None:
         ready = client.ready
         assert ready is not None
-        await connect(client, self.port, number, is_narrow=not client.is_judged)
         async with asyncio.timeout(_READY_WITHIN_S):
+            await connect(client, self.port, number, is_narrow=not client.is_judged)
             await ready
         self._clients[client] = None
 

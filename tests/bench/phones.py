@@ -112,9 +112,9 @@ class Phone:
         line = Line(self)
         ready = line.ready
         assert ready is not None
-        await connect(line, self.crowd.port, self.number)
         try:
             async with asyncio.timeout(READY_WITHIN_S):
+                await connect(line, self.crowd.port, self.number)
                 await ready
             if line.is_gone:
                 raise Refused("cut right after Hello was answered")
