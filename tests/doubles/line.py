@@ -3,18 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
+
+# The near end spoke, was answered, and spoke again: it has seen the answer.
+_CONVERSATION = 3
 
 
 class Line:
     """Carries bytes both ways until it is cut; new connections may be made afterwards.
 
-    While it `refuses`, every new one is cut at once. With `idle_s`, a connection on which nothing moves for so long is
-    cut by the line itself, as many a proxy does.
+    While it `refuses`, every new one is cut at once. `conversations` counts the connections on which the client has
+    answered the server's answer, so that it is through for certain. With `idle_s`, a connection on which nothing moves
+    for so long is cut by the line itself, as many a proxy does.
     """
 
     def __init__(self, target_port: int, idle_s: float | None = None) -> None:
         self.port = 0
         self.refuses = False
+        self.conversations = 0
         self._target_port = target_port
         self._idle_s = idle_s
         self._writers: set[asyncio.StreamWriter] = set()
@@ -55,14 +61,19 @@ class Line:
         self._near.add(writer)
         try:
             async with asyncio.timeout(self._idle_s) as patience:
+                turns = 0
 
-                def note_bytes() -> None:
+                def note_bytes(*, is_near: bool) -> None:
+                    nonlocal turns
+                    if is_near == (turns % 2 == 0):
+                        turns += 1
+                        self.conversations += turns == _CONVERSATION
                     if self._idle_s is not None:
                         patience.reschedule(asyncio.get_running_loop().time() + self._idle_s)
 
                 await asyncio.gather(
-                    self._carry(reader, far_writer, note_bytes),
-                    self._carry(far_reader, writer, note_bytes),
+                    self._carry(reader, far_writer, partial(note_bytes, is_near=True)),
+                    self._carry(far_reader, writer, partial(note_bytes, is_near=False)),
                 )
         except TimeoutError:
             writer.transport.abort()
