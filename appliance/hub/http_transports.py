@@ -10,9 +10,16 @@ from appliance.hub.asgi_types import Receive, Scope, Send
 from appliance.hub.connection import Connection
 from appliance.hub.core import HubCore
 from appliance.hub.gate import Gate, Guest
-from appliance.hub.negotiate import LONG_POLLING, SERVER_SENT_EVENTS, WEBSOCKETS, Negotiation, TransportOffer
+from appliance.hub.negotiate import (
+    LONG_POLLING,
+    SERVER_SENT_EVENTS,
+    WEBSOCKETS,
+    Negotiation,
+    NegotiationState,
+    TransportOffer,
+)
 from appliance.hub.refusals import NO_ID, UNKNOWN_ID, Refusal
-from appliance.hub.requests import HubRequest, respond
+from appliance.hub.requests import HubRequest, read_body, respond
 from appliance.hub.transport_long_polling import UNCACHED, LongPolling
 from appliance.hub.transport_sse import EventStream, StreamOutput
 
@@ -85,6 +92,7 @@ class HttpTransports:
         negotiation = self._admit(request, guest, SERVER_SENT_EVENTS)
         stream = EventStream(self._core, guest, negotiation, output, self._stream_times)
         self._streams[negotiation.token] = stream
+        stream.posts.take_early(negotiation.posted)
         try:
             await stream.serve(self._gate, receive)
         finally:
@@ -105,17 +113,35 @@ class HttpTransports:
         negotiation = self._admit(request, guest, LONG_POLLING)
         polled = LongPolling(self._core, guest, negotiation, self._note_end)
         self._polled[negotiation.token] = polled
+        polled.posts.take_early(negotiation.posted)
         await polled.answer_first(send)
 
     async def _post(self, request: HubRequest, guest: Guest, receive: Receive, send: Send) -> None:
         negotiation = self._gate.find(guest, request.id)
         if negotiation.transport is WEBSOCKETS:
             raise Refusal(405, _NO_POSTS, (("allow", "GET"),), cause="other_transport")
+        if negotiation.state is NegotiationState.PENDING:
+            await self._keep(request, guest, negotiation, receive, send)
+            return
         carrier = self._find_carrier(negotiation)
         if carrier is None:
             raise Refusal(404, UNKNOWN_ID, cause="not_open")
         _renew(carrier.connection, guest)
         await carrier.posts.take(request, receive, send)
+
+    async def _keep(
+        self, request: HubRequest, guest: Guest, negotiation: Negotiation[Connection], receive: Receive, send: Send
+    ) -> None:
+        """Keep what is posted before a transport opens, as ASP.NET does."""
+        limits = self._core.limits
+        most = limits.posted_early_bytes
+        body = await read_body(request, receive, limit_bytes=most, deadline_s=limits.post_deadline_s)
+        if self._gate.find(guest, request.id).state is not NegotiationState.PENDING:
+            raise Refusal(409, "The connection was opened meanwhile", cause="opened_meanwhile")
+        if len(negotiation.posted) + len(body) > most:
+            raise Refusal(413, "Open a transport first", cause="post_too_large")
+        negotiation.posted += body
+        await respond(send, 200, b"", "text/plain")
 
     async def _delete(self, request: HubRequest, guest: Guest, send: Send) -> None:
         self._ended.forget(request.id or "")

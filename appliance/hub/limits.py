@@ -53,6 +53,8 @@ class HubLimits:
     """Ended long-polling connections whose clients are still to be told. Beyond it the oldest gets 404 for 204."""
     post_bytes: int = 262_144
     """Largest body of a POST, which may join several messages. Beyond it: 413."""
+    posted_early_bytes: int = 1_024
+    """Bytes that may be posted to an id before its transport opens: a handshake. Beyond it: 413."""
     post_deadline_s: float = 30.0
     """Longest time for a POST's turn to come (503), and then for its body to arrive (408)."""
     posts_waiting: int = 8

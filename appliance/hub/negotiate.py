@@ -72,6 +72,8 @@ class Negotiation(Generic[C]):
     connection: C | None = None
     is_stateful: bool = False
     ticket: UsedTicket | None = None
+    posted: bytes = b""
+    """What was posted before a transport opened the id; some clients post their handshake before their first poll."""
 
 
 class VersionRefused(Exception):

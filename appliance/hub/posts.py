@@ -55,6 +55,17 @@ class Posts:
         finally:
             self._turn.release()
 
+    def take_early(self, body: bytes) -> None:
+        """Take what was posted before there was a connection; call right after it was made."""
+        if body:
+            self._connection.core.run(self._take_early(body))
+
+    async def _take_early(self, body: bytes) -> None:
+        async with self._turn:
+            self.taken += 1
+            self._reading = self._connection.core.run(self._feed(body))
+            await asyncio.wait({self._reading})
+
     async def stop(self) -> None:
         """Stop working on what was taken; the connection is ending."""
         reading = self._reading

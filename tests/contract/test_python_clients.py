@@ -121,3 +121,16 @@ async def test_signalrcore_receives_and_calls_over_server_sent_events() -> None:
         await client.order(stop=True)
         await client.next("stopped")
         await server.until(connections=0)
+
+
+async def test_signalrcore_receives_and_calls_over_long_polling() -> None:
+    async with run_hub(LIMITS) as server:
+        # Its polls carry no header with the token, and it posts its handshake before the first of them.
+        url = f"{server.http}?access_token=alice"
+        async with run_python_client("signalrcore", url, "alice", transports=["LongPolling"]) as client:
+            await client.next("started")
+            server.send(title="T", body="Zażółć {} 🎉\n")
+            assert (await client.next_argument("ReceiveNotification"))["body"] == "Zażółć {} 🎉\n"
+            assert (await client.invoke("X"))["error"] == "Unknown hub method 'X'"
+            await client.order(stop=True)
+            await client.next("stopped")

@@ -96,9 +96,10 @@ class TestPolling:
             polls = [asyncio.ensure_future(hand.poll()) for _ in range(8)]
             await asyncio.sleep(0)
             server.send(title=str(round_))
+            # All but the newest end by themselves, however long a busy machine takes over it.
+            await wait_until(lambda of=polls: sum(not poll.done() for poll in of) <= 1)  # type: ignore[misc]
             done, waiting = await asyncio.wait(polls, timeout=0.2)
             told += [title for poll in done for title in titles(poll.result()) if poll.result().status == 200]
-            assert len(waiting) <= 1
             if waiting:
                 server.send(title=f"last {round_}")
                 told += [title for poll in waiting for title in titles(await poll)]
@@ -180,6 +181,7 @@ class TestEnding:
             notifications = [server.send("phone") for _ in range(3)]
             await server.until(connections=0)
             assert server.hub.stats().ended == {"socket_lost": 1}
+            await wait_until(lambda: any(notice[0] == "cut" for notice in server.backend.notices))
             cuts = [notice for notice in server.backend.notices if notice[0] == "cut"]
             cut = [one for _, _, ids, _ in cuts for one in ids]  # type: ignore[attr-defined]
             assert cut == [notification.id for notification in notifications]

@@ -209,3 +209,23 @@ async def _drip(writer: asyncio.StreamWriter) -> None:
     while True:
         writer.write(b"x")
         await asyncio.sleep(0.02)
+
+
+class TestBeforeATransportOpens:
+    async def test_a_handshake_is_kept_until_the_first_poll(self, hand: HubByHand) -> None:
+        assert (await hand.post(HANDSHAKE[:10])).status == 200
+        assert (await hand.post(HANDSHAKE[10:])).status == 200
+        assert (await hand.poll()).body == b""
+        assert (await hand.poll()).records == [{}]
+        await hand.post(call(1))
+        assert await answers(hand, 1) == ["1"]
+
+    async def test_a_handshake_is_kept_until_the_stream_opens(self, hand: HubByHand) -> None:
+        assert (await hand.post(HANDSHAKE)).status == 200
+        events = await hand.open_stream()
+        assert await events.next() == {}
+
+    async def test_more_than_a_handshake_is_not(self, hand: HubByHand) -> None:
+        assert (await hand.post(b"x" * 2_000)).status == 413
+        assert (await hand.post(b"x" * 1_000)).status == 200
+        assert (await hand.post(b"x" * 100)).status == 413
