@@ -8,10 +8,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from email.utils import parseaddr
 from enum import IntEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from appliance.domain.mailbox import is_mailable
 from appliance.domain.secret import Secret
 
 ENV_FILE = ".env"
@@ -91,6 +93,18 @@ class Settings:
     vapid_subject: str = ""
     """Whom push services of browsers write to about this server: mailto:you@your.domain or an https URL. PUBLIC_URL
     stands in for it."""
+    smtp_host: str = ""
+    """The mail server that takes this server's e-mail, by name or address; without it no e-mail is sent."""
+    smtp_port: int | None = None
+    """Its TCP port. Unset: 587 for starttls, 465 for tls, 25 for none."""
+    smtp_security: str = "starttls"
+    """starttls, tls (from the first byte) or none; with none no user may be set: a password never goes in clear."""
+    smtp_user: str = ""
+    """The account at the mail server; empty where it takes mail from this machine without one."""
+    smtp_password: Secret = _NO_SECRET
+    """The account's password."""
+    smtp_from: str = ""
+    """The sender of every e-mail: push@example.org, or Roster <push@example.org>. Needed with `smtp_host`."""
     push_max_batch_size: int = 500
     """Most targets of one bulk or batch send, 1 to 5000."""
     access_token_minutes: int = 30
@@ -149,6 +163,7 @@ _LIMITS = {
     "hub_max_connections_per_user": (1, 1_000_000),
     "hub_max_connections_per_address": (1, 1_000_000),
     "hub_port": (0, 65_535),
+    "smtp_port": (1, 65_535),
     "http_backlog": (64, 65_535),
     "http_max_connections": (64, 1_000_000),
     "http_max_connections_per_address": (8, 1_000_000),
@@ -156,8 +171,10 @@ _LIMITS = {
     "runtime_threads": (0, 64),
 }
 _ORIGIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s?#*]+")
+_HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 _CHOICES = {
     "hub_listener": ("granian", "lean"),
+    "smtp_security": ("starttls", "tls", "none"),
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
 }
@@ -291,6 +308,7 @@ def _check_together(settings: Settings) -> None:
     if settings.hub_public_url and settings.hub_listener != "lean":
         raise SettingsError("HUB_PUBLIC_URL is the address of the lean listener: set HUB_LISTENER=lean, too.")
     _check_providers(settings)
+    _check_smtp(settings)
     url = settings.database_url.reveal()
     if url and not url.startswith(("postgresql://", "postgres://")):
         raise SettingsError("DATABASE_URL: give postgresql://…, or leave it out for SQLite.")
@@ -323,3 +341,22 @@ def _names_server(text: str) -> bool:
     is_safe = url.scheme == "https" or (url.scheme == "http" and url.hostname in _THIS_MACHINE)
     is_bare = url.path in ("", "/") and not url.query and not url.fragment and url.username is None
     return is_safe and is_bare and has_port and bool(url.hostname) and text.isascii()
+
+
+def _check_smtp(settings: Settings) -> None:
+    if not settings.smtp_host:
+        return
+    if not is_mailable(parseaddr(settings.smtp_from)[1]):
+        raise SettingsError(
+            "SMTP_FROM is the sender of every e-mail: give push@example.org or Name <push@example.org>."
+        )
+    if not settings.smtp_from.isprintable():
+        raise SettingsError("SMTP_FROM holds characters that no header can carry: write it on one line.")
+    if bool(settings.smtp_user) != bool(settings.smtp_password.reveal()):
+        raise SettingsError("SMTP_USER and SMTP_PASSWORD go together: set both or neither.")
+    if settings.smtp_user and settings.smtp_security == "none":
+        raise SettingsError(
+            "SMTP_SECURITY is none and SMTP_USER is set: the password would travel in clear. Choose starttls or tls."
+        )
+    if _HOST.fullmatch(settings.smtp_host) is None:
+        raise SettingsError("SMTP_HOST: give a name or an address, without scheme and port.")

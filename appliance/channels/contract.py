@@ -11,6 +11,7 @@ from typing import Protocol
 from uuid import UUID
 
 from appliance.domain.device import AddressKind, Platform
+from appliance.domain.language import Language
 from appliance.domain.notification import Envelope
 from appliance.domain.outcome import Outcome
 from appliance.domain.secret import Secret
@@ -39,20 +40,46 @@ class Presentation(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class LetterEntry:
+    """One notification of a letter."""
+
+    app_name: str
+    title: str
+    body: str
+    sent_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """What an e-mail tells: one notification, or several in a digest.
+
+    `id` is the same at every try. `count` is how many notifications it stands for, of which `entries` holds the oldest.
+    """
+
+    id: UUID
+    language: Language
+    entries: tuple[LetterEntry, ...]
+    count: int
+    unsubscribe_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Push:
     """One attempt's work: the notification, the address in the clear, and how long the channel may take.
 
-    `registered_at` is when the device last gave this address: older evidence that it is dead does not count.
+    `registered_at` is when the device last gave this address: older evidence that it is dead does not count. A mailbox
+    is no device and of no platform; what goes there has a `letter`, and its envelope is the newest that it tells of.
     """
 
     envelope: Envelope
     app_id: UUID
-    device_id: UUID
-    platform: Platform
+    device_id: UUID | None
+    platform: Platform | None
     address: Secret
     timeout_s: float
     registered_at: datetime
     presentation: Presentation = Presentation.ALERT
+    letter: Letter | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,8 @@ class AddressKind(IntEnum):
     APNS_TOKEN = 1
     WEB_PUSH = 2
     HUB = 3
+    MAILBOX = 4
+    """An e-mail address: of an app or a user, never a device's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ class OutcomeKind(IntEnum):
     MISCONFIGURED = 5
     OFFERED = 6
     UNANSWERED = 7
+    SKIPPED = 8
+    """Not tried, for the reason that stands with it."""
 
 
 @dataclass(frozen=True, slots=True)
