@@ -148,8 +148,9 @@ async def _open_socket(target: Http2Target) -> socket.socket:
     waiting = _alternate([_Address(answer[0], answer[4]) for answer in found])[:_MOST_ADDRESSES]
     trying: set[asyncio.Task[socket.socket]] = set()
     failure: OSError = socket.gaierror()
+    connected: socket.socket | None = None
     try:
-        while waiting or trying:
+        while connected is None and (waiting or trying):
             if waiting:
                 trying.add(asyncio.create_task(_connect_socket(waiting.pop(0))))
             done, trying = await asyncio.wait(
@@ -157,15 +158,23 @@ async def _open_socket(target: Http2Target) -> socket.socket:
             )
             for task in done:
                 error = task.exception()
-                if error is None:
-                    trying |= done - {task}
-                    return task.result()
-                if not isinstance(error, OSError):
+                if error is None and connected is None:
+                    connected = task.result()
+                elif error is None:
+                    task.result().close()
+                elif isinstance(error, OSError):
+                    failure = error
+                else:
                     raise error
-                failure = error
-        raise failure
-    finally:
         await _give_up(trying)
+    except BaseException:
+        if connected is not None:
+            connected.close()
+        await _give_up(trying)
+        raise
+    if connected is None:
+        raise failure
+    return connected
 
 
 async def _connect_socket(address: _Address) -> socket.socket:
@@ -180,6 +189,8 @@ async def _connect_socket(address: _Address) -> socket.socket:
 
 
 async def _give_up(trying: set[asyncio.Task[socket.socket]]) -> None:
+    if not trying:
+        return
     for task in trying:
         task.cancel()
     for came_of_it in await asyncio.gather(*trying, return_exceptions=True):

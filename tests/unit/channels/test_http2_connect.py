@@ -189,10 +189,13 @@ async def test_the_next_address_is_tried_while_the_first_keeps_silent(monkeypatc
                 (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port)),
             ]
 
-            async def resolve(*_, **__):
-                return answers
+            loop = asyncio.get_running_loop()
+            look_up = loop.getaddrinfo
 
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
+            async def resolve(host, *place, **kinds):
+                return answers if host == "two.example" else await look_up(host, *place, **kinds)
+
+            monkeypatch.setattr(loop, "getaddrinfo", resolve)
             made = await connect(asyncio.Protocol, Http2Target("two.example", 1, True), ssl.create_default_context(), 5)
             assert made is not None
             assert server.connected == 1
