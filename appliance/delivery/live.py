@@ -22,6 +22,10 @@ from appliance.storage.replay import count_missed, load_missed, load_newest
 logger = logging.getLogger(__name__)
 
 SEEN_PAGE: Final = 200
+_LATE: Final = (
+    "The device acknowledged it over its live connection later than it was waited for; whatever another layer had not "
+    "sent by then was cancelled."
+)
 
 Authenticate = Callable[[str], Awaitable[Principal | None]]
 
@@ -140,7 +144,9 @@ class LiveBackend:
         """Load the user of each device and that user's newest number; devices that are retired are left out."""
         return await load_newest(self._database, device_ids)
 
-    async def acknowledge(self, device_id: UUID, notification_id: UUID, round_trip_s: float | None) -> bool:
+    async def acknowledge(
+        self, device_id: UUID, notification_id: UUID, round_trip_s: float | None, *, is_late: bool = False
+    ) -> bool:
         """Record the acknowledgement durably, in time or late; False for what was never meant for this device."""
         now = self._clock.now()
         if self._nodes is not None:
@@ -151,8 +157,8 @@ class LiveBackend:
             started_at=window.offered_at if window is not None else now,
             latency_ms=_latency_ms(window, round_trip_s, self._clock.monotonic()),
             outcome=OutcomeKind.CONFIRMED,
-            code="acknowledged",
-            reason="The device acknowledged it over its live connection.",
+            code="acknowledged_late" if is_late else "acknowledged",
+            reason=_LATE if is_late else "The device acknowledged it over its live connection.",
         )
         return await self._database.write(acknowledge_job(device_id, notification_id, attempt, now))
 

@@ -102,8 +102,13 @@ class HubBackend(Protocol):
         """
         ...
 
-    async def acknowledge(self, device_id: UUID, notification_id: UUID, round_trip_s: float | None) -> bool:
-        """Record durably that the device has it; False when it was never meant for this device."""
+    async def acknowledge(
+        self, device_id: UUID, notification_id: UUID, round_trip_s: float | None, *, is_late: bool = False
+    ) -> bool:
+        """Record durably that the device has it; False when it was never meant for this device.
+
+        `is_late`: its window had passed, and another layer may have been on meanwhile.
+        """
         ...
 
     def device_seated(self, user_id: UUID, device_id: UUID, seat_stamp: int) -> None:

@@ -119,12 +119,13 @@ async def _acknowledge(connection: "Connection", call: InvocationReceived) -> No
 async def _record(connection: "Connection", session: Session, notification_id: UUID, invocation_id: str | None) -> None:
     core = connection.core
     round_trip_s = session.note_acknowledged(notification_id, core.clock.monotonic())
+    is_late = round_trip_s is not None and session.is_late(round_trip_s)
     if round_trip_s is not None:
-        core.counters.acknowledged_late += session.is_late(round_trip_s)
+        core.counters.acknowledged_late += is_late
         core.counters.round_trips.add(round_trip_s)
         session.learn(round_trip_s)
     try:
-        work = core.backend.acknowledge(session.device_id, notification_id, round_trip_s)
+        work = core.backend.acknowledge(session.device_id, notification_id, round_trip_s, is_late=is_late)
         is_recorded = await _call_backend(connection, work, "Acknowledge")
     except CallFailed as failed:
         connection.answer_error(invocation_id, failed.text)

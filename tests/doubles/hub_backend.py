@@ -24,6 +24,7 @@ class MemoryBackend:
         self.notifications: dict[UUID, list[EncodedNotification]] = {}
         self.given: dict[UUID, set[UUID]] = {}
         self.acknowledged: list[tuple[UUID, UUID, float | None]] = []
+        self.late: list[UUID] = []
         self.notices: list[tuple[object, ...]] = []
         self.complete = True
         self.refusal: str | None = None
@@ -112,12 +113,16 @@ class MemoryBackend:
         owners = {device_id: self.owners[device_id] for device_id in device_ids if self.lost is None}
         return {device_id: (owner, len(self.notifications.get(owner, ()))) for device_id, owner in owners.items()}
 
-    async def acknowledge(self, device_id: UUID, notification_id: UUID, round_trip_s: float | None) -> bool:
+    async def acknowledge(
+        self, device_id: UUID, notification_id: UUID, round_trip_s: float | None, *, is_late: bool = False
+    ) -> bool:
         if self.acknowledge_gate is not None:
             await self.acknowledge_gate.wait()
         if self.failure is not None:
             raise self.failure
         self.acknowledged.append((device_id, notification_id, round_trip_s))
+        if is_late:
+            self.late.append(notification_id)
         return notification_id in self.given.get(device_id, set())
 
     def device_seated(self, user_id: UUID, device_id: UUID, seat_stamp: int) -> None:

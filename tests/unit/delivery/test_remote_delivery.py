@@ -67,6 +67,23 @@ async def test_a_late_acknowledgement_after_the_push_confirms_what_was_sent(open
         assert await house.state(notification_id) == ["confirmed"]
 
 
+async def test_a_late_acknowledgement_cancels_the_tries_that_are_left_and_says_that_it_was_late(open_house):
+    channel = ScriptedChannel(Retry("503", code="UNAVAILABLE"))
+    async with open_house(channel) as house, house.running():
+        app_id, user_id, device_id = await _phone(house)
+        house.hub.connect(device_id, window_s=4.0)
+        notification_id = await house.send(app_id, user_id)
+        await house.pass_s(5)
+        assert len(channel.pushes) == 1
+        assert await house.backend.acknowledge(device_id, notification_id, 5.0, is_late=True)
+        await house.pass_s(3_600)
+        assert len(channel.pushes) == 1
+        story = await house.story(notification_id)
+        assert story.deliveries[0].state == "confirmed"
+        assert story.deliveries[0].attempts[-1].code == "acknowledged_late"
+        assert "later than it was waited for" in story.deliveries[0].attempts[-1].reason
+
+
 async def test_a_client_that_cannot_acknowledge_gets_the_hub_message_and_the_push(open_house):
     channel = ScriptedChannel()
     async with open_house(channel) as house, house.running():

@@ -48,6 +48,7 @@ class TestTheWindow:
         assert house.core.counters.acknowledged_late == 0
         await acknowledge_after(house, connection, 9.0)
         assert house.core.counters.acknowledged_late == 1
+        assert len(house.backend.late) == 1
         assert house.core.counters.acknowledged == 2
         assert [round_trip_s for _, _, round_trip_s in house.backend.acknowledged] == [0.5, 9.0]
         assert ending_of(connection) is None
