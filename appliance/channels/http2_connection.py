@@ -1,7 +1,7 @@
 """One `Http2Session` on a real connection: bytes, time and the loss of the peer, told to it as they come.
 
 What is written in one turn of the event loop leaves in one write. While the transport's buffer is full nothing more is
-written and no request is taken.
+written and no request is taken, and no more than that buffer holds is made ready in one turn.
 """
 
 import asyncio
@@ -76,7 +76,9 @@ class Http2Connection(asyncio.Protocol):
 
     def has_room(self, body_bytes: int) -> bool:
         """Tell whether `start` may be called with such a body."""
-        return not self._is_paused and self.session.has_room(body_bytes)
+        # What is opened in one turn of the loop is written at its end: until then nobody could say that it is too much.
+        is_full = self._is_paused or self.session.unwritten_bytes >= _HIGH_WATER_BYTES
+        return not is_full and self.session.has_room(body_bytes)
 
     def start(self, exchange: Exchange) -> None:
         """Send the exchange's request."""
@@ -200,6 +202,8 @@ class Http2Connection(asyncio.Protocol):
         output = self.session.take_output()
         if output:
             transport.write(output)
+        if len(output) >= _HIGH_WATER_BYTES and not self._is_paused:
+            self._on_change(self)
 
     def _set_timer(self) -> None:
         """Look at the time when the session's next deadline comes; a later deadline does not move the timer."""

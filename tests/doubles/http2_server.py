@@ -13,21 +13,23 @@ from dataclasses import dataclass, field
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset, WindowUpdated
+from h2.events import DataReceived, PingReceived, RequestReceived, StreamEnded, StreamReset, WindowUpdated
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame, SettingsFrame
 
 _PREFACE = b"PRI * HTTP/2.0"
 _MANY = 2**31 - 1
+_WINDOW_BYTES = 65_535
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """What the server tells its clients in SETTINGS; the connection window is the protocol's 65 535 bytes."""
+    """What the server tells its clients in SETTINGS; the connection's window is widened beside them."""
 
     streams: int = 1000
     window_bytes: int = 65_535
+    connection_window_bytes: int = 65_535
     header_bytes: int = 8_000
 
 
@@ -81,6 +83,7 @@ class ServerConnection(asyncio.Protocol):
         self.goaway_after = None
         self.peak = 0
         self.resets = []
+        self.pings = 0
         self.is_deaf = False
         self._first = b""
         self._h2 = _make_h2(server.limits)
@@ -140,6 +143,16 @@ class ServerConnection(asyncio.Protocol):
         """Write these bytes, whatever they are."""
         self._write_now(data)
 
+    def stop_reading(self):
+        """Let what the client sends pile up on the way."""
+        if self.transport is not None:
+            self.transport.pause_reading()
+
+    def read_on(self):
+        """Take up reading where it was stopped."""
+        if self.transport is not None:
+            self.transport.resume_reading()
+
     def drop(self):
         """Cut the connection without a goodbye."""
         if self.transport is not None:
@@ -193,6 +206,9 @@ class ServerConnection(asyncio.Protocol):
                 },
             )
             self._write_now(frame.serialize())
+            if limits.connection_window_bytes > _WINDOW_BYTES:
+                self._h2.increment_flow_control_window(limits.connection_window_bytes - _WINDOW_BYTES)
+                self._flush_soon()
 
     def _receive_http2(self, data):
         try:
@@ -214,6 +230,8 @@ class ServerConnection(asyncio.Protocol):
                 case StreamReset():
                     self.resets.append((event.stream_id, event.error_code))
                     self._forget(event.stream_id)
+                case PingReceived():
+                    self.pings += 1
                 case WindowUpdated():
                     for stream_id in list(self._outgoing):
                         self._pump(stream_id)

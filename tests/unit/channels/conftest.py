@@ -1,5 +1,6 @@
-"""What tests of the HTTP/2 sender share: an authority, TLS settings that trust it, and a closer of senders."""
+"""What tests of the HTTP/2 sender share: an authority, clients that trust it, senders that are closed, and time."""
 
+import asyncio
 import ssl
 
 import pytest
@@ -33,3 +34,17 @@ async def make_sender(trusting):
     yield make
     for sender in senders:
         await sender.close(0)
+
+
+@pytest.fixture
+async def leap(monkeypatch):
+    """Let seconds pass on the event loop's clock: every timer that falls due goes off at once, on any machine."""
+    loop = asyncio.get_running_loop()
+    real, passed_s = loop.time, 0.0
+
+    def pass_s(seconds):
+        nonlocal passed_s
+        passed_s += seconds
+
+    monkeypatch.setattr(loop, "time", lambda: real() + passed_s)
+    return pass_s

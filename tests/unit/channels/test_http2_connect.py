@@ -47,14 +47,14 @@ async def test_a_port_where_nothing_listens_is_told(make_sender):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-        answer = await make_sender(port, backoff_first_s=0.01).send(REQUEST, 5)
+        answer = await make_sender(port, backoff_first_s=0.01).send(REQUEST, 30)
     assert answer == NotSent(Failure.CONNECT, f"localhost:{port} refuses connections: nothing listens there.")
 
 
 async def test_a_certificate_of_a_strange_authority_is_told(make_sender, authority):
     strange = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     async with run_http2_server(tls=authority.server_tls("localhost")) as server:
-        answer = await make_sender(server.port, tls=strange, backoff_first_s=0.01).send(REQUEST, 5)
+        answer = await make_sender(server.port, tls=strange, backoff_first_s=0.01).send(REQUEST, 30)
         assert answer.reason == Failure.TLS
         assert answer.detail.startswith(f"The certificate of localhost:{server.port} is not accepted: ")
         assert server.taken == 0
@@ -62,7 +62,7 @@ async def test_a_certificate_of_a_strange_authority_is_told(make_sender, authori
 
 async def test_a_certificate_for_another_name_is_told(make_sender, authority):
     async with run_http2_server(tls=authority.server_tls("other.example")) as server:
-        answer = await make_sender(server.port, backoff_first_s=0.01).send(REQUEST, 5)
+        answer = await make_sender(server.port, backoff_first_s=0.01).send(REQUEST, 30)
     assert answer.reason == Failure.TLS
     assert "Hostname mismatch" in answer.detail
 
@@ -75,15 +75,20 @@ async def test_a_server_without_http2_is_told(make_sender, authority):
     server = await asyncio.start_server(greet, "127.0.0.1", 0, ssl=tls)
     async with server:
         port = server.sockets[0].getsockname()[1]
-        answer = await make_sender(port, backoff_first_s=0.01).send(REQUEST, 5)
+        answer = await make_sender(port, backoff_first_s=0.01).send(REQUEST, 30)
     assert answer == NotSent(Failure.PROTOCOL, f"localhost:{port} does not offer HTTP/2.")
 
 
-async def test_a_server_that_accepts_and_says_nothing_is_told(make_sender):
+async def test_a_server_that_accepts_and_says_nothing_is_told(make_sender, leap):
     async with run_http2_server() as server:
         server.is_mute = True
-        sender = make_sender(server.port, host="127.0.0.1", scheme="http", connect_s=0.1, backoff_first_s=0.01)
-        answer = await sender.send(REQUEST, 5)
+        sender = make_sender(server.port, host="127.0.0.1", scheme="http", connect_s=10, failures_told=1)
+        sending = asyncio.create_task(sender.send(REQUEST, 30))
+        async with asyncio.timeout(60):
+            while not sender.connections:  # noqa: ASYNC110 - what is waited for has no event
+                await asyncio.sleep(0.005)
+        leap(10)
+        answer = await sending
     detail = "The server accepted the connection but did not begin to speak HTTP/2."
     assert answer == NotSent(Failure.PROTOCOL, detail)
 
@@ -120,7 +125,7 @@ async def test_a_server_that_closes_without_a_word_is_told(make_sender, authorit
     tls = authority.trust(authority.server_tls("localhost"))
     tls.verify_mode = ssl.CERT_REQUIRED
     async with run_http2_server(tls=tls) as server:
-        answer = await make_sender(server.port, backoff_first_s=0.01).send(REQUEST, 5)
+        answer = await make_sender(server.port, backoff_first_s=0.01).send(REQUEST, 30)
     detail = f"localhost:{server.port} closed the connection before it could be used."
     assert answer == NotSent(Failure.CONNECT, detail)
 
@@ -163,16 +168,19 @@ async def test_one_failed_connection_is_no_outage(make_sender, authority):
     async with run_http2_server(tls=authority.server_tls("localhost")) as server:
         server.on_connected = [lambda connection: connection.drop()]
         sender = make_sender(server.port, backoff_first_s=0.01)
-        assert (await sender.send(REQUEST, 5)).status == 200
+        assert (await sender.send(REQUEST, 30)).status == 200
         assert (server.connected, sender.counters.connect_failed) == (2, 1)
 
 
-async def test_connections_that_die_young_are_followed_by_growing_pauses(make_sender, authority):
+async def test_connections_that_die_young_are_followed_by_growing_pauses(make_sender, authority, leap):
     """A server that drops every connection at once must not be hammered: providers take that for an attack."""
     async with run_http2_server(lambda asked: asked.connection.drop(), tls=authority.server_tls("localhost")) as server:
         sender = make_sender(server.port, backoff_first_s=3_600.0, backoff_most_s=3_600.0)
-        assert isinstance(await sender.send(REQUEST, 5), Ambiguous)
-        late = await sender.send(REQUEST, 0.2)
+        assert isinstance(await sender.send(REQUEST, 30), Ambiguous)
+        sending = asyncio.create_task(sender.send(REQUEST, 5))
+        await asyncio.sleep(0)
+        leap(5)
+        late = await sending
         assert (late.reason, server.connected) == (Failure.TIMEOUT, 1)
         assert late.detail == "There was no connection in time. The connection broke."
 

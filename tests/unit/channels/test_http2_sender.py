@@ -10,10 +10,10 @@ import pytest
 from h2.errors import ErrorCodes
 
 from appliance.channels.http2_messages import Ambiguous, Answered, Failure, Http2Request, NotSent
-from tests.doubles.http2_server import ServerLimits, run_http2_server
+from tests.doubles.http2_server import Asked, ServerLimits, run_http2_server
 
-pytestmark = pytest.mark.filterwarnings("ignore:unclosed")
-WITHIN_S = 20
+WITHIN_S = 60
+SOON_S = 10
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ async def send_many(sender, count, deadline_s=WITHIN_S, **options):
     return await asyncio.gather(*(sender.send(request(number, **options), deadline_s) for number in range(count)))
 
 
-async def until(condition, within_s=5.0):
-    async with asyncio.timeout(within_s):
+async def until(condition):
+    async with asyncio.timeout(WITHIN_S):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await asyncio.sleep(0.005)
 
@@ -148,40 +148,44 @@ async def test_an_error_without_a_body_is_an_answer(make_sender, server_tls):
     assert (answer.status, answer.body) == (503, b"")
 
 
-async def test_a_silent_server_costs_the_deadline_once_and_is_asked_once(make_sender, server_tls):
+async def test_a_silent_server_costs_the_deadline_once_and_is_asked_once(make_sender, server_tls, leap):
     """A silent server used to be asked five times and to hold the push for 50 s or for ever."""
     async with run_http2_server(lambda asked: None, tls=server_tls) as server:
         sender = make_sender(server.port)
-        answer = await sender.send(request(), 0.2)
+        sending = asyncio.create_task(sender.send(request(), SOON_S))
+        await until(lambda: server.taken == 1)
+        leap(SOON_S)
+        answer = await sending
         assert answer == Ambiguous(Failure.TIMEOUT, "The server did not answer in time.")
         await until(lambda: server.connections[0].resets)
         assert server.connections[0].resets == [(1, ErrorCodes.CANCEL)]
         assert (server.taken, server.connected, sender.in_flight) == (1, 1, 0)
 
 
-async def test_timeouts_harm_nobody_else(make_sender, server_tls):
+async def test_timeouts_harm_nobody_else(make_sender, server_tls, leap):
     """A late answer to a push that was given up used to kill the connection: all others were sent twice or hung."""
-    ledger, late = Ledger(), []
+    ledger, held = Ledger(), []
 
     def answer(asked):
-        if number_of(asked) < 10:
-            late.append(asked)
-        else:
-            ledger.taken[number_of(asked)] += 1
-            asyncio.get_running_loop().call_later(0.4, asked.reply)
+        ledger.taken[number_of(asked)] += 1
+        held.append(asked)
 
     async with run_http2_server(answer, tls=server_tls) as server:
         sender = make_sender(server.port, connections=1)
-        given_up = [asyncio.create_task(sender.send(request(number), 0.15)) for number in range(10)]
+        given_up = [asyncio.create_task(sender.send(request(number), SOON_S)) for number in range(10)]
         others = [asyncio.create_task(sender.send(request(number), WITHIN_S)) for number in range(10, 60)]
+        await until(lambda: server.taken == 60)
+        leap(SOON_S)
         assert {type(answer) for answer in await asyncio.gather(*given_up)} == {Ambiguous}
-        connection = server.connections[0]
-        for asked in late:
-            # On the wire the answer crosses the cancellation.
-            connection.write_raw(_late_answer(asked.stream_id))
+        for asked in held:
+            if number_of(asked) < 10:
+                # On the wire the answer crosses the cancellation.
+                asked.connection.write_raw(_late_answer(asked.stream_id))
+            else:
+                asked.reply()
         assert {answer.status for answer in await asyncio.gather(*others)} == {200}
         assert set(ledger.taken.values()) == {1}
-        assert (server.connected, len(ledger.taken)) == (1, 50)
+        assert (server.connected, len(ledger.taken)) == (1, 60)
 
 
 def _late_answer(stream_id):
@@ -192,12 +196,14 @@ def _late_answer(stream_id):
     )  # fmt: skip
 
 
-async def test_timeouts_and_a_reset_connection_leave_nothing_hanging(make_sender, server_tls):
+async def test_timeouts_and_a_reset_connection_leave_nothing_hanging(make_sender, server_tls, leap):
     """Five time-outs and a TCP reset used to leave all 20 others hanging for ever."""
     async with run_http2_server(lambda asked: None, tls=server_tls) as server:
         sender = make_sender(server.port)
-        given_up = [asyncio.create_task(sender.send(request(number), 0.1)) for number in range(5)]
+        given_up = [asyncio.create_task(sender.send(request(number), SOON_S)) for number in range(5)]
         others = [asyncio.create_task(sender.send(request(number), WITHIN_S)) for number in range(5, 25)]
+        await until(lambda: server.taken == 25)
+        leap(SOON_S)
         await asyncio.gather(*given_up)
         server.connections[0].drop()
         answers = await asyncio.gather(*others)
@@ -206,10 +212,13 @@ async def test_timeouts_and_a_reset_connection_leave_nothing_hanging(make_sender
         assert server.taken == 25
 
 
-async def test_a_connection_that_answers_nothing_any_more_is_replaced(make_sender, server_tls):
+async def test_a_connection_that_answers_nothing_any_more_is_replaced(make_sender, server_tls, leap):
     async with run_http2_server(lambda asked: None, tls=server_tls) as server:
         sender = make_sender(server.port, timeouts_borne=4)
-        await send_many(sender, 4, deadline_s=0.1)
+        sending = asyncio.create_task(send_many(sender, 4, deadline_s=SOON_S))
+        await until(lambda: server.taken == 4)
+        leap(SOON_S)
+        await sending
         server.answer = Ledger()
         assert (await sender.send(request(), WITHIN_S)).status == 200
         assert server.connected == 2
@@ -293,11 +302,14 @@ async def test_a_body_larger_than_the_connections_window_gets_through(make_sende
         assert [answer.body for answer in answers] == [b"200000"] * 5
 
 
-async def test_a_request_that_the_window_holds_back_at_its_deadline_was_not_sent(make_sender, server_tls):
+async def test_a_request_that_the_window_holds_back_at_its_deadline_was_not_sent(make_sender, server_tls, leap):
     async with run_http2_server(tls=server_tls) as server:
         server.window_delay_s = 3_600.0
         sender = make_sender(server.port, connections=1)
-        stuck = await sender.send(request(body=b"x" * 100_000), 0.2)
+        sending = asyncio.create_task(sender.send(request(body=b"x" * 100_000), SOON_S))
+        await until(lambda: server.connections and server.connections[0].streams)
+        leap(SOON_S)
+        stuck = await sending
         assert stuck == NotSent(Failure.TIMEOUT, "The server did not take the whole request in time.")
         assert (server.taken, sender.in_flight) == (0, 0)
 
@@ -377,16 +389,46 @@ async def test_further_connections_are_opened_when_all_are_full(make_sender, ser
         assert {connection.accepted > 20 for connection in server.connections} == {True}
 
 
-async def test_the_queue_is_bounded_and_says_so(make_sender, server_tls):
+async def test_the_queue_is_bounded_and_says_so(make_sender, server_tls, leap):
     async with run_http2_server(lambda asked: None, tls=server_tls, limits=ServerLimits(streams=1)) as server:
         sender = make_sender(server.port, connections=1, queued=5)
-        tasks = [asyncio.create_task(sender.send(request(), 0.6))]
-        await until(lambda: sender.in_flight == 1)
-        tasks += [asyncio.create_task(sender.send(request(), 0.2)) for _ in range(7)]
+        tasks = [asyncio.create_task(sender.send(request(), 2 * SOON_S))]
+        await until(lambda: server.taken == 1)
+        tasks += [asyncio.create_task(sender.send(request(), SOON_S)) for _ in range(7)]
+        await until(lambda: tasks[7].done())
+        leap(SOON_S)
+        await asyncio.wait(tasks[1:])
+        leap(SOON_S)
         counted = Counter((type(answer), answer.reason) for answer in await asyncio.gather(*tasks))
         assert counted[NotSent, Failure.BUSY] == 2
         assert counted[NotSent, Failure.TIMEOUT] == 5
         assert counted[Ambiguous, Failure.TIMEOUT] == 1
+
+
+async def test_what_waits_until_its_deadline_is_not_sent_at_the_last_moment(make_sender, server_tls, leap):
+    """The first time-out frees a slot, into which the next one would go with no time left for an answer."""
+    async with run_http2_server(lambda asked: None, tls=server_tls, limits=ServerLimits(streams=1)) as server:
+        sender = make_sender(server.port, connections=1)
+        sending = asyncio.create_task(send_many(sender, 5, deadline_s=SOON_S))
+        await until(lambda: server.taken == 1)
+        leap(SOON_S)
+        assert Counter(map(type, await sending)) == {Ambiguous: 1, NotSent: 4}
+        assert server.taken == 1
+
+
+async def test_a_peer_that_does_not_read_holds_requests_in_the_queue_and_not_in_memory(make_sender, server_tls):
+    wide = ServerLimits(window_bytes=2**24, connection_window_bytes=2**30)
+    async with run_http2_server(tls=server_tls, limits=wide) as server:
+        sender = make_sender(server.port, connections=1)
+        assert (await sender.send(request(), WITHIN_S)).status == 200
+        server.connections[0].stop_reading()
+        sending = asyncio.create_task(send_many(sender, 400, body=b"x" * 100_000))
+        await until(lambda: sender.in_flight > 1)
+        await asyncio.sleep(0.2)
+        assert sender.queued > 200
+        server.connections[0].read_on()
+        assert {answer.status for answer in await sending} == {200}
+        assert server.connected == 1
 
 
 async def test_a_cancelled_caller_cancels_its_stream_only(make_sender, server_tls):
@@ -431,12 +473,15 @@ async def test_closing_lets_what_is_held_finish(make_sender, server_tls):
         await until(lambda: not server.connections)
 
 
-async def test_closing_ends_at_its_deadline_and_tells_what_is_known(make_sender, server_tls):
+async def test_closing_ends_at_its_deadline_and_tells_what_is_known(make_sender, server_tls, leap):
     async with run_http2_server(lambda asked: None, tls=server_tls, limits=ServerLimits(streams=5)) as server:
         sender = make_sender(server.port, connections=1)
         sending = asyncio.create_task(send_many(sender, 20))
         await until(lambda: sender.in_flight == 5)
-        await sender.close(0.1)
+        closing = asyncio.create_task(sender.close(SOON_S))
+        await asyncio.sleep(0)
+        leap(SOON_S)
+        await closing
         counted = Counter((type(answer), answer.reason) for answer in await sending)
         assert counted == {(Ambiguous, Failure.CLOSED): 5, (NotSent, Failure.CLOSED): 15}
         assert sender.connections == 0
@@ -459,35 +504,50 @@ async def test_answers_before_a_broken_frame_count(make_sender, server_tls):
         assert server.taken == 10
 
 
-async def test_a_deaf_server_is_found_out_by_ping_and_replaced(make_sender, server_tls):
+async def test_a_deaf_server_is_found_out_by_ping_and_replaced(make_sender, server_tls, leap):
     async with run_http2_server(tls=server_tls) as server:
-        sender = make_sender(server.port, silence_s=0.1, ping_s=0.1)
+        sender = make_sender(server.port, silence_s=SOON_S, ping_s=SOON_S)
         assert (await sender.send(request(), WITHIN_S)).status == 200
         server.is_deaf = True
-        lost = await sender.send(request(), WITHIN_S)
+        sending = asyncio.create_task(sender.send(request(), WITHIN_S))
+        await until(lambda: sender.in_flight == 1)
+        leap(SOON_S)
+        await asyncio.sleep(0.01)
+        leap(SOON_S)
+        lost = await sending
         assert lost == Ambiguous(Failure.BROKEN, "The server fell silent, so the connection was given up.")
         server.is_deaf = False
         assert (await sender.send(request(), WITHIN_S)).status == 200
         assert server.connected == 2
 
 
-async def test_a_slow_server_that_answers_pings_is_waited_for(make_sender, server_tls):
-    async with run_http2_server(tls=server_tls) as server:
-        server.latency_s = 0.5
-        sender = make_sender(server.port, silence_s=0.05, ping_s=0.2)
-        assert (await sender.send(request(), WITHIN_S)).status == 200
+async def test_a_slow_server_that_answers_pings_is_waited_for(make_sender, server_tls, leap):
+    held: list[Asked] = []
+    async with run_http2_server(held.append, tls=server_tls) as server:
+        sender = make_sender(server.port, silence_s=SOON_S, ping_s=SOON_S)
+        sending = asyncio.create_task(sender.send(request(), 10 * WITHIN_S))
+        await until(lambda: held)
+        for pings in range(1, 6):
+            leap(SOON_S)
+            await until(lambda: server.connections[0].pings == pings)  # noqa: B023 - awaited here
+            await asyncio.sleep(0.01)
+        held[0].reply()
+        assert (await sending).status == 200
         assert server.connected == 1
 
 
-async def test_a_connection_dead_since_long_is_found_out_before_it_carries_anything(make_sender, server_tls):
+async def test_a_connection_dead_since_long_is_found_out_before_it_carries_anything(make_sender, server_tls, leap):
     """A home router forgets idle connections: the first push of the morning must not be ambiguous for that."""
     ledger = Ledger()
     async with run_http2_server(ledger, tls=server_tls) as server:
-        sender = make_sender(server.port, trust_s=0.1, ping_s=0.1)
+        sender = make_sender(server.port, trust_s=SOON_S, ping_s=SOON_S)
         assert (await sender.send(request(0), WITHIN_S)).status == 200
         server.connections[0].is_deaf = True
-        await asyncio.sleep(0.15)
-        assert (await sender.send(request(1), WITHIN_S)).status == 200
+        leap(SOON_S + 1)
+        sending = asyncio.create_task(sender.send(request(1), WITHIN_S))
+        await asyncio.sleep(0.01)
+        leap(SOON_S)
+        assert (await sending).status == 200
         assert ledger.taken == {0: 1, 1: 1}
         assert server.connected == 2
 
