@@ -15,6 +15,7 @@ import jwt
 import pytest
 
 from appliance.channels.http2_messages import Ambiguous, Http2Request
+from appliance.settings import DeliveryMode, load_settings
 from tests.doubles import apns, fcm
 from tests.doubles.hand_clock import HandClock
 
@@ -240,16 +241,24 @@ async def test_a_service_is_driven_and_read_over_http_1_1_too(google, clock, mak
     assert len(seen["accepted"]) == 1
 
 
-@pytest.mark.parametrize("service", ["apns", "fcm"])
-def test_a_service_can_be_run_by_hand(service, tmp_path):
-    command = [sys.executable, "-m", "tests.doubles", service, "--folder", str(tmp_path)]
+def test_the_services_can_be_run_by_hand_and_print_the_programs_settings(tmp_path):
+    command = [sys.executable, "-m", "tests.doubles", "fcm", "apns", "--folder", str(tmp_path)]
     root = Path(__file__).parents[3]
+    printed = {}
     with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            lines = [process.stdout.readline() for _ in range(2)]
+            for line in process.stdout:
+                if "Ctrl-C" in line:
+                    break
+                name, _, value = line.removeprefix("export ").strip().partition("=")
+                printed[name] = value
         finally:
             process.terminate()
         assert process.wait(20) == 0
-    assert lines[0].startswith("base URL     https://localhost:")
-    assert Path(lines[1].split()[1]).read_text().startswith("-----BEGIN CERTIFICATE-----")
+    settings = load_settings(tmp_path / "data", printed)
+    assert settings.delivery_mode is DeliveryMode.FIREBASE
+    assert json.loads(settings.firebase_credentials_json.reveal())["type"] == "service_account"
+    assert settings.apns_auth_key_p8.reveal().startswith("-----BEGIN PRIVATE KEY-----")
+    assert settings.fcm_base_url != settings.apns_base_url
+    assert Path(printed["SSL_CERT_FILE"]).read_text().startswith("-----BEGIN CERTIFICATE-----")
