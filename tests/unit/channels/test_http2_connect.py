@@ -8,7 +8,7 @@ import ssl
 
 import pytest
 
-from appliance.channels.http2_connect import Http2Target, connect, explain, read_target
+from appliance.channels.http2_connect import Address, ConnectFailed, Http2Target, connect, explain, read_target
 from appliance.channels.http2_messages import Ambiguous, Failure, Http2Request, NotSent
 from tests.doubles.http2_server import run_http2_server
 
@@ -185,31 +185,33 @@ async def test_connections_that_die_young_are_followed_by_growing_pauses(make_se
         assert late.detail == "There was no connection in time. The connection broke."
 
 
-async def test_the_next_address_is_tried_while_the_first_keeps_silent(monkeypatch):
+async def test_the_next_address_is_tried_while_the_first_keeps_silent():
     """A home with broken IPv6: the first address swallows everything."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(0)
         fillers = [_begin(silent.getsockname()) for _ in range(3)]
         async with run_http2_server() as server:
-            answers = [
-                (socket.AF_INET, socket.SOCK_STREAM, 6, "", silent.getsockname()),
-                (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port)),
-            ]
 
-            loop = asyncio.get_running_loop()
-            look_up = loop.getaddrinfo
+            async def look_up(_host, _port):
+                places = silent.getsockname(), ("127.0.0.1", server.port)
+                return [Address(socket.AF_INET, place) for place in places]
 
-            async def resolve(host, *place, **kinds):
-                return answers if host == "two.example" else await look_up(host, *place, **kinds)
-
-            monkeypatch.setattr(loop, "getaddrinfo", resolve)
-            made = await connect(asyncio.Protocol, Http2Target("two.example", 1, True), ssl.create_default_context(), 5)
-            assert made is not None
+            target = Http2Target("two.example", 1, True)
+            await connect(asyncio.Protocol, target, ssl.create_default_context(), 30, look_up=look_up)
             assert server.connected == 1
             server.connections[0].drop()
         for filler in fillers:
             filler.close()
+
+
+async def test_a_name_without_an_address_is_told():
+    async def look_up(_host, _port):
+        return []
+
+    with pytest.raises(ConnectFailed) as failed:
+        await connect(asyncio.Protocol, TARGET, ssl.create_default_context(), 30, look_up=look_up)
+    assert failed.value.reason == Failure.NAME
 
 
 def _begin(address):
