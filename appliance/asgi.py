@@ -21,6 +21,7 @@ from appliance.api.application import Faces, make_litestar
 from appliance.api.authentication import Authentication, principal_of
 from appliance.api.identity.service import Identity, open_identity
 from appliance.api.pages import Pages
+from appliance.api.unsubscribe import Unsubscribing, unsubscribe_router
 from appliance.channels.registry import ChannelParts, build_channels
 from appliance.clock import SystemClock
 from appliance.delivery.accept import Acceptor
@@ -33,6 +34,7 @@ from appliance.delivery.nodes_bus import RedisBus
 from appliance.delivery.receipts import ReceiptSender
 from appliance.delivery.remote import RemoteTries
 from appliance.delivery.seen import SeenDevices
+from appliance.delivery.unsubscribing import UnsubscribeLinks
 from appliance.delivery.vapid import StoredVapidKeys
 from appliance.domain.clock import Clock
 from appliance.domain.errors import CarillonError
@@ -147,12 +149,14 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         nodes = _join_nodes(settings, sealer, hub, clock, identity) if settings.redis_url else None
         outbound = OutboundClient(OutboundRules(settings.outbound_allow))
         channels = build_channels(ChannelParts(settings, clock, outbound, StoredVapidKeys(database, sealer)))
+        links = UnsubscribeLinks(sealer, settings.public_url)
         remote = RemoteTries(
             database,
             channels,
             lambda sealed: open_address(sealer, sealed),
             clock,
             Random(),  # noqa: S311 - jitter
+            links,
         )
         engine = DeliveryEngine(database, hub, channels, remote, clock, nodes)
         backend.attach(engine, nodes)
@@ -188,6 +192,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
             ),
             extra=[
                 _mount_hub(hub),
+                unsubscribe_router(Unsubscribing(links, database, clock)),
                 wizard_router(identity, pages),
                 health_router(probe),
                 metrics_handler(make_registry(collector), _is_admin),

@@ -30,6 +30,7 @@ class Push(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ttl: int | None = None
     collapse_key: str | None = None
     send_at: str | None = None
+    email: bool | None = None
 
 
 class Quota(msgspec.Struct, frozen=True):
@@ -79,8 +80,8 @@ class PushOptions(TypedDict, total=False):
     """What may be said about a notification beyond its text. What is left out is the server's default.
 
     `ttl` is how long it is worth delivering, in seconds (0 = live only); `send_at` needs a time zone; a newer
-    notification with the same `collapse_key` replaces an older one. Give `idempotency_key` where your own code may call
-    twice for one event.
+    notification with the same `collapse_key` replaces an older one; `email` overrides the app's e-mail policy. Give
+    `idempotency_key` where your own code may call twice for one event.
     """
 
     type: str
@@ -88,6 +89,7 @@ class PushOptions(TypedDict, total=False):
     ttl: int | timedelta
     collapse_key: str
     send_at: datetime
+    email: bool
     idempotency_key: str
 
 

@@ -28,6 +28,7 @@ from appliance.channels.email_outcome import (
 from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
 from appliance.domain.outcome import Accepted, Outcome, Rejected, Retry, reason_of
+from appliance.security.outbound import make_tls_context
 from appliance.settings import Settings
 
 SLOTS: Final = 4
@@ -54,7 +55,7 @@ class EmailChannel:
         self._port = settings.smtp_port or _PORTS[settings.smtp_security]
         self._clock = clock
         # Loading the authorities is slow: once, not with each connection.
-        self._tls = tls or ssl.create_default_context()
+        self._tls = tls or make_tls_context()
         self._kept: list[tuple[SMTP, float]] = []
 
     def lane_of(self, push: Push) -> str:

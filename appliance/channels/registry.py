@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from appliance.channels.apns import ApnsChannel
 from appliance.channels.apns_credential import ApnsCertificate, ApnsKey
 from appliance.channels.contract import Channel
+from appliance.channels.email import EmailChannel
 from appliance.channels.fcm import FcmChannel
 from appliance.channels.relay import RelayChannel
 from appliance.channels.webpush import Poster, VapidKeys, WebPushChannel
@@ -85,7 +86,12 @@ def _build_apns(parts: ChannelParts) -> Channel | None:
     )
 
 
-BUILDERS: tuple[Builder, ...] = (_build_relay, _build_fcm, _build_apns, _build_web_push)
+def _build_email(parts: ChannelParts) -> Channel | None:
+    # In every mode: the admin has named the mail server, so nothing leaves unasked.
+    return EmailChannel(parts.settings, parts.clock) if parts.settings.smtp_host else None
+
+
+BUILDERS: tuple[Builder, ...] = (_build_relay, _build_fcm, _build_apns, _build_web_push, _build_email)
 
 
 class ChannelSet:
@@ -113,6 +119,6 @@ class ChannelSet:
 
 
 def build_channels(parts: ChannelParts) -> ChannelSet:
-    """Make the channels that the settings ask for. Local-only mode has none: nothing leaves the house."""
+    """Make the channels that the settings ask for. Local-only mode has no other than e-mail, where that is set up."""
     built = (builder(parts) for builder in BUILDERS)
     return ChannelSet([channel for channel in built if channel is not None])

@@ -138,10 +138,11 @@ class DeliveryEngine:
     def hand_over(self, released: Sequence[Released]) -> None:
         """Take what has just been committed; it is offered in this order."""
         self._handed_over.extend(released)
-        # They are not read back before they are due: the latest moment for that is when they expire.
-        expiries = [one.expires_at for one in released if one.deliveries]
-        if expiries and (self._look_at is None or min(expiries) < self._look_at):
-            self._look_at = min(expiries)
+        # They are not read back before they are due: at the latest when they expire, and for mailboxes when planned.
+        looks = [one.expires_at for one in released if one.deliveries]
+        looks += [one.mail_due_at for one in released if one.mail_due_at is not None]
+        if looks and (self._look_at is None or min(looks) < self._look_at):
+            self._look_at = min(looks)
         self._wake.set()
 
     def wake(self) -> None:
@@ -373,7 +374,8 @@ class DeliveryEngine:
         busy = self._remote.busy_kinds()
         due = await load_due(self._database, now, limit=DUE_PAGE, busy=busy)
         started = await self._act_on(due, now)
-        if len(released) == DUE_PAGE or expired == EXPIRE_PAGE or (due and started):
+        mailed = await self._remote.start_mails(now)
+        if len(released) == DUE_PAGE or expired == EXPIRE_PAGE or (due and started) or mailed:
             self._look_now = True
             self._wake.set()
         next_at = await load_next_due_at(self._database)

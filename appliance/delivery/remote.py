@@ -6,7 +6,7 @@ off by a moved `due_at`, so that it does not stand in the way of what other lane
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
@@ -17,6 +17,8 @@ from appliance.channels.contract import Channel, Push
 from appliance.channels.registry import ChannelSet
 from appliance.delivery.envelope import make_envelope
 from appliance.delivery.lanes import Lane, LaneReport, Lanes
+from appliance.delivery.mail_tries import MailTries
+from appliance.delivery.unsubscribing import UnsubscribeLinks
 from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
 from appliance.domain.errors import CarillonError
@@ -60,11 +62,25 @@ class _Try:
     lane: Lane
 
 
+@dataclass(frozen=True, slots=True)
+class _Flight:
+    """What is under way, and the deliveries that it will settle: one, or all of a digest."""
+
+    task: asyncio.Task[None]
+    delivery_ids: Sequence[UUID]
+
+
 class RemoteTries:
     """Runs tries on the channels, each bounded by its lane's slots and held back by its lane's breaker."""
 
     def __init__(
-        self, database: Database, channels: ChannelSet, open_address: OpenAddress, clock: Clock, random: Random
+        self,
+        database: Database,
+        channels: ChannelSet,
+        open_address: OpenAddress,
+        clock: Clock,
+        random: Random,
+        links: UnsubscribeLinks | None = None,
     ) -> None:
         self._database = database
         self._channels = channels
@@ -72,7 +88,8 @@ class RemoteTries:
         self._clock = clock
         self._random = random
         self._lanes = Lanes(random)
-        self._in_flight: dict[UUID, asyncio.Task[None]] = {}
+        self._in_flight: dict[UUID, _Flight] = {}
+        self._mails = MailTries(database, channels, self._only_lane_of, self, clock, random, links)
         self._group: asyncio.TaskGroup | None = None
         self._on_free: Callable[[], None] = lambda: None
         self._on_retired: Callable[[UUID], None] = lambda device_id: None
@@ -90,7 +107,12 @@ class RemoteTries:
     @property
     def held(self) -> list[UUID]:
         """The deliveries that this process has in hand right now, whatever the wall clock says of their leases."""
-        return list(self._in_flight)
+        return [delivery_id for flight in self._in_flight.values() for delivery_id in flight.delivery_ids]
+
+    @property
+    def free(self) -> int:
+        """How many more tries of all lanes may begin."""
+        return MOST_AT_ONCE - len(self._in_flight)
 
     def report_lanes(self) -> Sequence[LaneReport]:
         """Give the lanes that are in use or not well, for console and metrics."""
@@ -139,11 +161,29 @@ class RemoteTries:
             for one in chosen:
                 if one.due.id in claimed:
                     del waiting[one]
-                    self._in_flight[one.due.id] = self._group.create_task(self._try(one))
+                    self.launch(one.due.id, (one.due.id,), self._try(one))
         finally:
             for one in waiting:
                 one.lane.abandon()
         return len(claimed)
+
+    async def start_mails(self, now: datetime) -> int:
+        """Look at what is due for mailboxes; gives how much of it moved or began."""
+        return 0 if self._group is None else await self._mails.start(now, LEASE, TRY_TIMEOUT_S)
+
+    def launch(self, key: UUID, delivery_ids: Sequence[UUID], work: Coroutine[None, None, None]) -> None:
+        """Run a try of claimed deliveries as a task of the group; it must end with `landed`."""
+        if self._group is None:
+            raise RuntimeError("There is no group to run tries in.")
+        self._in_flight[key] = _Flight(self._group.create_task(work), delivery_ids)
+
+    def landed(self, key: UUID) -> None:
+        """A try has ended."""
+        self._in_flight.pop(key, None)
+        self._on_free()
+
+    def _only_lane_of(self, channel: Channel) -> Lane:
+        return self._lanes.of(channel, ONLY_LANE)
 
     def _free_again_at(self, lane: Lane, due: Due, now: datetime, now_mono: float) -> datetime:
         rests_s = max(SHORTEST_PUT_OFF_S, (lane.breaker.open_until or now_mono) - now_mono)
@@ -152,12 +192,12 @@ class RemoteTries:
 
     async def hand_back(self) -> None:
         """Stop what is in flight and give the claims back, so that the next start takes them up at once."""
-        held = dict(self._in_flight)
-        for task in held.values():
+        held, tasks = self.held, [flight.task for flight in self._in_flight.values()]
+        for task in tasks:
             task.cancel()
         if held:
-            await asyncio.wait(held.values())
-            await self._database.write(hand_back_job(list(held), self._clock.now()))
+            await asyncio.wait(tasks)
+            await self._database.write(hand_back_job(held, self._clock.now()))
 
     async def _try(self, one: _Try) -> None:
         started_at, started_mono = self._clock.now(), self._clock.monotonic()
@@ -176,8 +216,7 @@ class RemoteTries:
                 one.lane.abandon()
             else:
                 one.lane.end(outcome, self._clock.monotonic())
-            self._in_flight.pop(one.due.id, None)
-            self._on_free()
+            self.landed(one.due.id)
 
     def _make_push(self, due: Due) -> Push | None:
         try:
@@ -207,14 +246,17 @@ class RemoteTries:
             return Misconfigured(
                 "The stored address cannot be opened: SECRET_KEY is not the one it was sealed with.", code="sealed"
             )
-        channel = one.lane.channel
+        return await self.ask(one.lane.channel, one.push, one.due.id)
+
+    async def ask(self, channel: Channel, push: Push, key: UUID) -> Outcome:
+        """Let the channel deliver; whatever it does, there is an outcome within a second of its deadline."""
         try:
-            async with asyncio.timeout(TRY_TIMEOUT_S + 1):
-                return await channel.deliver(one.push)
+            async with asyncio.timeout(push.timeout_s + 1):
+                return await channel.deliver(push)
         except TimeoutError:
             return Retry("The provider did not answer in time.", code="timeout")
         except Exception:
-            fact = {"channel": channel.name.name.lower(), "delivery": str(one.due.id)}
+            fact = {"channel": channel.name.name.lower(), "delivery": str(key)}
             logger.exception("channel_failed", extra=fact)
             return Retry("An unexpected error occurred while sending; it is logged.", code="internal_error")
 

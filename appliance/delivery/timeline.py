@@ -20,6 +20,7 @@ from appliance.storage.timeline import (
 
 IsOffered = Callable[[UUID, UUID], bool]
 
+_MAIL_LABEL = "e-mail"
 LAYERS = {
     ChannelName.HUB: "hub",
     ChannelName.FCM: "direct",
@@ -107,7 +108,7 @@ def _tell(delivery: StoredDelivery, notification: NotificationRow, is_offered: I
     return DeliveryStory(
         id=delivery.id,
         device_id=delivery.device_id,
-        device_label=delivery.device_label,
+        device_label=_MAIL_LABEL if delivery.device_id is None else delivery.device_label,
         platform=None if delivery.platform is None else Platform(delivery.platform).name.lower(),
         state=state.name.lower(),
         explanation=_explain(state, delivery, notification, has_next=has_next),
@@ -133,6 +134,8 @@ def _tell_attempt(attempt: StoredAttempt) -> AttemptStory:
 
 def _explain(state: DeliveryState, delivery: StoredDelivery, notification: NotificationRow, *, has_next: bool) -> str:
     last = delivery.attempts[-1] if delivery.attempts else None
+    if delivery.device_id is None and (told := _explain_mail(state, last, delivery, has_next=has_next)) is not None:
+        return told
     match state:
         case DeliveryState.QUEUED if has_next and last is not None:
             return f"{last.reason} It will be tried again."
@@ -169,6 +172,29 @@ def _explain(state: DeliveryState, delivery: StoredDelivery, notification: Notif
             return "It was held back: the device was handed to another user or muted."
 
 
+def _explain_mail(
+    state: DeliveryState, last: StoredAttempt | None, delivery: StoredDelivery, *, has_next: bool
+) -> str | None:
+    """Tell what is different where it goes to a mailbox; None where nothing is."""
+    match state:
+        case DeliveryState.QUEUED if last is not None:
+            return None if has_next else f"{last.reason} It will not be tried again."
+        case DeliveryState.QUEUED if not has_next:
+            return "E-mail is not set up on this server any more."
+        case DeliveryState.QUEUED if delivery.is_gathered:
+            return (
+                "Many e-mails went to this mailbox within a few minutes: the next one tells of this and others at once."
+            )
+        case DeliveryState.QUEUED if delivery.waits_for_devices:
+            return "It is mailed if no device gets it."
+        case DeliveryState.SUPPRESSED if last is not None:
+            return last.reason
+        case DeliveryState.EXPIRED if last is None:
+            return "Its time to live ran out before it could be mailed."
+        case _:
+            return None
+
+
 def _is_since(settled_at: datetime | None, disabled_at: datetime | None) -> bool:
     return settled_at is not None and disabled_at is not None and settled_at >= disabled_at
 
@@ -182,6 +208,8 @@ def _sum_up(notification: NotificationRow, deliveries: Sequence[DeliveryStory]) 
         return "withdrawn", _count(deliveries, "The sender withdrew it; ")
     if notification.state is NotificationState.EXPIRED:
         return "expired", "Its time to live ended before the server could send it: the server was not running then."
+    # That no e-mail was needed, or wanted, is no failure.
+    deliveries = [one for one in deliveries if one.device_id is not None or one.state != "suppressed"]
     if not deliveries:
         return "released", "The user has no device for this app: it can be read in the inbox and on live connections."
     reached = sum(delivery.state in ("confirmed", "sent") for delivery in deliveries)

@@ -7,6 +7,7 @@ from typing import Final
 from uuid import UUID
 
 from appliance.domain.errors import Conflict, NotFound
+from appliance.domain.mailbox import EmailPolicy
 from appliance.domain.quota import quota_day
 from appliance.storage.audit import record
 from appliance.storage.database import Database
@@ -29,6 +30,8 @@ class PushConfig:
     vapid_public_key: str | None
     device_count: int
     notifications_today: int
+    notification_email: str | None
+    email_policy: EmailPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +59,15 @@ class ConfigChange:
     fresh_keys: FreshKeys | None = None
 
 
-CHANGEABLE: Final = frozenset({"push_enabled", "open_enrolment", "webhook_url", "daily_quota"})
+CHANGEABLE: Final = frozenset(
+    {"push_enabled", "open_enrolment", "webhook_url", "daily_quota", "notification_email", "email_policy"}
+)
 
 _SELECT: Final = (
     "SELECT a.push_enabled, a.open_enrolment, a.webhook_url, a.webhook_secret_sealed, a.daily_quota, "
     "a.vapid_public_key, "
     "(SELECT COUNT(*) FROM device d WHERE d.app = a.id AND d.retired_at IS NULL), "
-    "(SELECT q.used FROM quota_day q WHERE q.id = ?) FROM app a WHERE a.id = ?"
+    "(SELECT q.used FROM quota_day q WHERE q.id = ?), a.notification_email, a.email_policy FROM app a WHERE a.id = ?"
 )
 
 
@@ -163,6 +168,8 @@ def _config(row: Row | None) -> PushConfig:
         vapid_public_key=row[5],
         device_count=int(row[6]),
         notifications_today=int(row[7] or 0),
+        notification_email=row[8],
+        email_policy=EmailPolicy(int(row[9])),
     )
 
 

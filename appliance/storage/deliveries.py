@@ -7,6 +7,7 @@ engine had planned.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
 from appliance.domain.device import AddressKind, Platform
@@ -19,6 +20,8 @@ from appliance.storage.receipts import EXPIRED_TEXT, note_settled
 from appliance.storage.sending import content_of
 from appliance.storage.sql import bytes_of, instant_of, marks, uuid_of
 from appliance.storage.writer import Job, Transaction
+
+_MISSED: Final = (DeliveryState.FAILED, DeliveryState.GONE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ def move_job(moves: Sequence[Move], now: datetime) -> Job[list[bool]]:
     """
 
     def job(transaction: Transaction) -> list[bool]:
-        return [_apply(transaction, move, now) for move in moves]
+        return [apply_move(transaction, move, now) for move in moves]
 
     return job
 
@@ -119,7 +122,7 @@ def acknowledge_job(device_id: UUID, notification_id: UUID, attempt: AttemptRow,
             return _confirm_replayed(transaction, device_id, notification_id, attempt, now)
         if not may(DeliveryState(row[1]), Event.ACKNOWLEDGE) and _has_attempt(transaction, uuid_of(row[0]), attempt):
             return True
-        _apply(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)
+        apply_move(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)
         _touch_delivered(transaction, [device_id], now)
         return True
 
@@ -150,7 +153,7 @@ def _confirm_replayed(
         (make_id(now), notification_id, device_id, uuid_of(row[0]), DeliveryState.QUEUED, instant_of(row[1])),
     )
     delivery_id = uuid_of(kept[0])
-    _apply(transaction, Move(delivery_id, Event.ACKNOWLEDGE, attempt), now)
+    apply_move(transaction, Move(delivery_id, Event.ACKNOWLEDGE, attempt), now)
     _touch_delivered(transaction, [device_id], now)
     return True
 
@@ -173,7 +176,7 @@ def confirm_seen_job(device_id: UUID, cursor: int, attempt: AttemptRow, now: dat
             (device_id, cursor, cursor, NotificationState.RELEASED, now, limit),
         )
         for row in rows:
-            _apply(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)
+            apply_move(transaction, Move(uuid_of(row[0]), Event.ACKNOWLEDGE, attempt), now)
         if rows:
             _touch_delivered(transaction, [device_id], now)
         return len(rows)
@@ -312,7 +315,8 @@ def _due_of(row: Sequence[object]) -> Due:
     )
 
 
-def _apply(transaction: Transaction, move: Move, now: datetime) -> bool:
+def apply_move(transaction: Transaction, move: Move, now: datetime) -> bool:
+    """Apply one move within a job; tells whether its guard held."""
     held = True
     if move.event is not None:
         legal = sources(move.event)
@@ -337,6 +341,8 @@ def _apply(transaction: Transaction, move: Move, now: datetime) -> bool:
         )
         if held and settled:
             note_settled(transaction, move.delivery_id, target, _error_of(move, target), now)
+        if held and target in _MISSED:
+            _look_at_mail(transaction, move.delivery_id, now)
     elif move.due_at is not None:
         held = (
             transaction.execute(
@@ -349,6 +355,15 @@ def _apply(transaction: Transaction, move: Move, now: datetime) -> bool:
     if move.attempt is not None and (held or move.attempt.outcome is not OutcomeKind.UNANSWERED):
         _record(transaction, move.delivery_id, move.attempt)
     return held
+
+
+def _look_at_mail(transaction: Transaction, delivery_id: UUID, now: datetime) -> None:
+    """A device will not have it: what is mailed only then is looked at now."""
+    transaction.execute(
+        "UPDATE delivery SET due_at = ? WHERE notification = (SELECT notification FROM delivery WHERE id = ?) "
+        "AND if_unconfirmed = ? AND mailbox IS NOT NULL AND state = ? AND digest IS NULL AND attempts = 0",
+        (now, delivery_id, True, DeliveryState.QUEUED),
+    )
 
 
 def _error_of(move: Move, state: DeliveryState) -> str | None:

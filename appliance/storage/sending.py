@@ -6,7 +6,7 @@ devices of the moment — is read and written inside that one job, so that races
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from hashlib import sha256
 from uuid import UUID
@@ -26,8 +26,10 @@ from appliance.domain.errors import (
 )
 from appliance.domain.identifier import make_id
 from appliance.domain.ladder import DeliveryState, Event, sources
+from appliance.domain.mailbox import EmailPolicy
 from appliance.domain.notification import Content, NotificationState, Priority
 from appliance.domain.quota import QuotaStanding, quota_day, quota_reset_at, seconds_to_reset
+from appliance.storage.mailboxes import Mailable, MailRules, plan_mails
 from appliance.storage.sql import Row, bytes_of, instant_of, marks, uuid_of
 from appliance.storage.writer import Job, Transaction
 
@@ -40,11 +42,12 @@ Devices = Mapping[UUID, Sequence[tuple[UUID, AddressKind]]]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One notification to accept. `send_at` in the future schedules it."""
+    """One notification to accept. `send_at` in the future schedules it; `email` overrides the app's e-mail policy."""
 
     user_id: UUID
     content: Content
     send_at: datetime | None = None
+    email: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,10 @@ class PlannedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A notification that is committed and visible: what the engine needs to offer it at once."""
+    """A notification that is committed and visible: what the engine needs to offer it at once.
+
+    `mail_due_at` is when its delivery to a mailbox is first due, None where there is none.
+    """
 
     id: UUID
     app_id: UUID
@@ -79,6 +85,7 @@ class Released:
     released_at: datetime
     expires_at: datetime
     deliveries: tuple[PlannedDelivery, ...]
+    mail_due_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +130,7 @@ def accept_job(
     """
 
     def job(transaction: Transaction) -> Accepted:
-        push_enabled, daily_quota = _load_app(transaction, app_id)
+        push_enabled, daily_quota, mail_rules = _load_app(transaction, app_id)
         ids = [make_id(now) for _ in targets]
         if idempotency is not None:
             # The record comes first: whoever else holds the key, on this node or another, has committed it or has not.
@@ -157,6 +164,8 @@ def accept_job(
             rows.append(_notification_row(app_id, notification_id, target, sequence, now, starts_at))
         _insert_notifications(transaction, rows)
         _insert_deliveries(transaction, released, plan)
+        asked = {n: target.email for n, target in zip(ids, targets, strict=True) if target.email is not None}
+        released = _plan_mails(transaction, mail_rules, released, asked, plan)
         _collapse(transaction, released, now)
         return Accepted(tuple(ids), tuple(released), quota)
 
@@ -176,7 +185,7 @@ def release_job(now: datetime, plan: Plan, limit: int) -> Job[tuple[Released, ..
             'SELECT n.id, n.app, n."user", n.title, n.body, n.data, n.type, n.priority, n.ttl_s, n.collapse_key, '
             'n.expires_at, (SELECT COUNT(*) FROM enrolment e JOIN account u ON u.id = e."user" '
             'JOIN app a ON a.id = e.app WHERE e."user" = n."user" AND e.app = n.app '
-            "AND u.disabled_at IS NULL AND a.disabled_at IS NULL) "
+            "AND u.disabled_at IS NULL AND a.disabled_at IS NULL), n.email "
             "FROM notification n WHERE n.state = ? AND n.send_at <= ? ORDER BY n.send_at, n.id LIMIT ?",
             (NotificationState.SCHEDULED, now, limit),
         )
@@ -201,18 +210,19 @@ def release_job(now: datetime, plan: Plan, limit: int) -> Job[tuple[Released, ..
             sequence = _take_sequences(transaction, {user_id: 1})[user_id] + 1
             transaction.execute("UPDATE notification SET sequence = ? WHERE id = ?", (sequence, notification_id))
             devices = _load_devices(transaction, app_id, [user_id])
-            released.append(
-                Released(
-                    id=notification_id,
-                    app_id=app_id,
-                    user_id=user_id,
-                    content=content_of(row[3:10]),
-                    sequence=sequence,
-                    released_at=now,
-                    expires_at=instant_of(row[10]),
-                    deliveries=_plan_deliveries(devices.get(user_id, ()), now),
-                )
+            one = Released(
+                id=notification_id,
+                app_id=app_id,
+                user_id=user_id,
+                content=content_of(row[3:10]),
+                sequence=sequence,
+                released_at=now,
+                expires_at=instant_of(row[10]),
+                deliveries=_plan_deliveries(devices.get(user_id, ()), now),
             )
+            asked = {} if row[12] is None else {notification_id: bool(row[12])}
+            mail_rules = _load_mail_rules(transaction, app_id, plan)
+            released.extend(_plan_mails(transaction, mail_rules, [one], asked, plan))
         _insert_deliveries(transaction, released, plan)
         _collapse(transaction, released, now)
         return tuple(released)
@@ -274,11 +284,21 @@ def content_of(columns: Sequence[object]) -> Content:
     )
 
 
-def _load_app(transaction: Transaction, app_id: UUID) -> tuple[bool, int]:
-    row = transaction.fetch_one("SELECT push_enabled, daily_quota, disabled_at FROM app WHERE id = ?", (app_id,))
+def _load_app(transaction: Transaction, app_id: UUID) -> tuple[bool, int, MailRules]:
+    row = transaction.fetch_one(
+        "SELECT push_enabled, daily_quota, disabled_at, notification_email, email_policy FROM app WHERE id = ?",
+        (app_id,),
+    )
     if row is None or row[2] is not None:
         raise Forbidden("This app does not exist any more or is disabled.")
-    return bool(row[0]), int(row[1])
+    return bool(row[0]), int(row[1]), MailRules(row[3], _EMAIL_POLICIES[row[4]])
+
+
+def _load_mail_rules(transaction: Transaction, app_id: UUID, plan: Plan) -> MailRules:
+    row = None
+    if AddressKind.MAILBOX in plan.remote_kinds:
+        row = transaction.fetch_one("SELECT notification_email, email_policy FROM app WHERE id = ?", (app_id,))
+    return MailRules(None, EmailPolicy.NEVER) if row is None else MailRules(row[0], _EMAIL_POLICIES[row[1]])
 
 
 def _keep_or_load_reply(
@@ -436,14 +456,15 @@ def _notification_row(
         starts_at if sequence is None else None,
         None if sequence is None else now,
         starts_at + content.ttl,
+        target.email,
     )
 
 
 def _insert_notifications(transaction: Transaction, rows: Sequence[tuple[object, ...]]) -> None:
     transaction.execute_many(
         'INSERT INTO notification (id, app, "user", title, body, data, type, priority, ttl_s, collapse_key, state, '
-        "sequence, accepted_at, send_at, released_at, expires_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "sequence, accepted_at, send_at, released_at, expires_at, email) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         rows,
     )
 
@@ -469,6 +490,24 @@ def _insert_deliveries(transaction: Transaction, released: Sequence[Released], p
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             rows,
         )
+
+
+def _plan_mails(
+    transaction: Transaction,
+    rules: MailRules,
+    released: list[Released],
+    asked: Mapping[UUID, bool | None],
+    plan: Plan,
+) -> list[Released]:
+    """Plan what is mailed of the notifications; gives them back with when that is due."""
+    if AddressKind.MAILBOX not in plan.remote_kinds or (rules.policy is EmailPolicy.NEVER and not asked):
+        return released
+    mailables = [
+        Mailable(one.id, one.user_id, one.released_at, one.expires_at, asked.get(one.id), bool(one.deliveries))
+        for one in released
+    ]
+    due = plan_mails(transaction, rules, mailables)
+    return [replace(one, mail_due_at=due[one.id]) if one.id in due else one for one in released]
 
 
 def _collapse(transaction: Transaction, released: Sequence[Released], now: datetime) -> None:
@@ -504,4 +543,5 @@ def _first_due_at(notification: Released, delivery: PlannedDelivery, plan: Plan)
 
 
 _ADDRESS_KINDS = {int(kind): kind for kind in AddressKind}
+_EMAIL_POLICIES = {int(policy): policy for policy in EmailPolicy}
 _PRIORITIES = {int(priority): priority for priority in Priority}

@@ -152,10 +152,14 @@ class Notification(Table, tablename="notification"):
     expires_at = Timestamptz(default=None)
     withdrawn_at = Timestamptz(null=True, default=None)
     read_at = Timestamptz(null=True, default=None)
+    email = Boolean(null=True, default=None)
 
 
 class Delivery(Table, tablename="delivery"):
-    """One notification to one device or mailbox. `due_at` is when the engine must next look at it."""
+    """One notification to one device or mailbox. `due_at` is when the engine must next look at it.
+
+    Mailed deliveries of one `digest` go out together. `if_unconfirmed`: only where no device has it.
+    """
 
     id = UUID(primary_key=True, default=None)
     notification = UUID(default=None, index=True)
@@ -169,6 +173,34 @@ class Delivery(Table, tablename="delivery"):
     expires_at = Timestamptz(default=None)
     provider_id = Text(null=True, default=None)
     settled_at = Timestamptz(null=True, default=None)
+    mailbox = UUID(null=True, default=None)
+    digest = UUID(null=True, default=None)
+    if_unconfirmed = Boolean(default=False)
+
+
+class Mailbox(Table, tablename="mailbox"):
+    """An e-mail address that is written to. `digest` is what is being gathered for it, `gathered` how many that are."""
+
+    id = UUID(primary_key=True, default=None)
+    address = Text(unique=True, default="")
+    digest = UUID(null=True, default=None)
+    gathered = Integer(default=0)
+    created_at = Timestamptz(default=None)
+
+
+class Mail(Table, tablename="mail"):
+    """A mail that was begun lately: one delivery or one digest, by whose id it is known. They count towards a storm."""
+
+    id = UUID(primary_key=True, default=None)
+    mailbox = UUID(default=None)
+    begun_at = Timestamptz(default=None)
+
+
+class MailboxMute(Table, tablename="mailbox_mute"):
+    """Whoever reads a mailbox wants no e-mail of an app; `id` is `mailbox|app`."""
+
+    id = Varchar(length=80, primary_key=True, default="")
+    muted_at = Timestamptz(default=None)
 
 
 class Attempt(Table, tablename="attempt"):
@@ -257,6 +289,9 @@ TABLES: list[type[Table]] = [
     Registration,
     Notification,
     Delivery,
+    Mailbox,
+    Mail,
+    MailboxMute,
     Attempt,
     Receipt,
     Idempotency,

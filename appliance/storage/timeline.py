@@ -52,7 +52,7 @@ class StoredAttempt:
 
 @dataclass(frozen=True, slots=True)
 class StoredDelivery:
-    """A delivery with its attempts, oldest first."""
+    """A delivery with its attempts, oldest first. One without a device is for a mailbox."""
 
     id: UUID
     device_id: UUID | None
@@ -64,6 +64,8 @@ class StoredDelivery:
     settled_at: datetime | None
     provider_id: str | None
     attempts: Sequence[StoredAttempt]
+    is_gathered: bool = False
+    waits_for_devices: bool = False
 
 
 async def load_notification(database: Database, notification_id: UUID) -> NotificationRow | None:
@@ -98,7 +100,8 @@ async def load_notification(database: Database, notification_id: UUID) -> Notifi
 async def load_deliveries(database: Database, notification_id: UUID) -> list[StoredDelivery]:
     """Read a notification's deliveries with their attempts, at most 1000 and 5000."""
     rows = await database.read(
-        "SELECT d.id, d.device, v.label, v.platform, d.state, d.channel, d.due_at, d.settled_at, d.provider_id "
+        "SELECT d.id, d.device, v.label, v.platform, d.state, d.channel, d.due_at, d.settled_at, d.provider_id, "
+        "d.digest, d.if_unconfirmed "
         "FROM delivery d LEFT JOIN device v ON v.id = d.device WHERE d.notification = ? ORDER BY d.id LIMIT ?",
         (notification_id, MAX_DELIVERIES),
     )
@@ -115,6 +118,8 @@ async def load_deliveries(database: Database, notification_id: UUID) -> list[Sto
             settled_at=optional_instant_of(row[7]),
             provider_id=row[8],
             attempts=attempts.get(uuid_of(row[0]), []),
+            is_gathered=row[9] is not None,
+            waits_for_devices=bool(row[10]),
         )
         for row in rows
     ]

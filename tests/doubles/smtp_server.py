@@ -14,7 +14,7 @@ import email.policy
 import ssl
 import warnings
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -61,6 +61,7 @@ class SmtpDouble:
     password: str = PASSWORD
     hold: asyncio.Event | None = None
     """While it is there and not set, mails are taken in but not answered."""
+    on_mail: Callable[[Mail], None] | None = None
     _script: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
     _always: dict[str, str] = field(default_factory=dict)
     _sessions: "set[_Session]" = field(default_factory=set)
@@ -106,6 +107,8 @@ class _Handler:
         answer = double.next_answer("CONTENT")
         if answer is None or answer == "drop":
             double.mails.append(mail)
+            if double.on_mail is not None:
+                double.on_mail(mail)
         if double.hold is not None:
             await double.hold.wait()
         if answer is not None:
@@ -221,13 +224,18 @@ class _Session(SMTP):
 
 @asynccontextmanager
 async def run_smtp(
-    tls: ssl.SSLContext | None = None, *, is_tls: bool = False, signs_in: bool = False, port: int = 0
+    tls: ssl.SSLContext | None = None,
+    *,
+    is_tls: bool = False,
+    signs_in: bool = False,
+    port: int = 0,
+    on_mail: Callable[[Mail], None] | None = None,
 ) -> AsyncIterator[SmtpDouble]:
     """Run a mail server on a free port of the loopback address until the block ends.
 
     With `tls` it offers STARTTLS and insists on it; with `is_tls` it speaks TLS from the first byte instead.
     """
-    double = SmtpDouble()
+    double = SmtpDouble(on_mail=on_mail)
     server = await asyncio.get_running_loop().create_server(
         lambda: _Session(double, tls=tls, is_tls=is_tls, signs_in=signs_in),
         "127.0.0.1",

@@ -16,11 +16,12 @@ from appliance.api.identity.changes import user_target
 from appliance.api.json_body import JsonBody
 from appliance.api.operations import Access, Operation, Success, described
 from appliance.api.push.access import admin_of
-from appliance.api.push.schemas import PushConfigChange, PushConfigView, whole
+from appliance.api.push.schemas import EmailPolicyName, PushConfigChange, PushConfigView, whole
 from appliance.api.replies import json_reply
 from appliance.delivery.app_keys import make_app_keys, open_webhook_secret
 from appliance.domain.clock import Clock
 from appliance.domain.errors import InvalidField
+from appliance.domain.mailbox import EmailPolicy, check_email
 from appliance.domain.principal import Principal
 from appliance.domain.quota import MAX_DAILY_QUOTA
 from appliance.security.sealing import Sealer
@@ -28,6 +29,12 @@ from appliance.storage.app_config import ConfigChange, PushConfig, change_push_c
 from appliance.storage.database import Database
 
 MAX_URL_CHARS: Final = 2048
+_POLICIES: Final[dict[EmailPolicyName, EmailPolicy]] = {
+    "always": EmailPolicy.ALWAYS,
+    "if_unconfirmed": EmailPolicy.IF_UNCONFIRMED,
+    "never": EmailPolicy.NEVER,
+}
+_POLICY_NAMES: Final[dict[EmailPolicy, EmailPolicyName]] = {policy: name for name, policy in _POLICIES.items()}
 _LIMIT_BYTES: Final = 64 * 1024
 _PRINTABLE: Final = re.compile(r"[!-~]+")
 
@@ -56,7 +63,7 @@ def _get_handler(configuring: Configuring) -> HTTPRouteHandler:
 
     @get("/push/config/{app_id:uuid}", opt=described(operation))
     async def push_config(request: Request[Any, Any, Any], app_id: UUID) -> ASGIApp:
-        """Read whether push is on, where receipts go, the quota and how much of it is used today."""
+        """Read whether push is on, where receipts and e-mail go, the quota and how much of it is used today."""
         admin_of(request)
         config = await load_push_config(configuring.database, app_id, configuring.clock.now())
         return json_reply(_view(configuring, config))
@@ -102,6 +109,8 @@ async def _change(
         "webhook_url": change.webhook_url,
         "daily_quota": change.daily_quota if change.daily_quota is msgspec.UNSET else int(change.daily_quota),
         "open_enrolment": change.open_enrolment,
+        "notification_email": _email_of(change),
+        "email_policy": msgspec.UNSET if change.email_policy is msgspec.UNSET else _POLICIES[change.email_policy],
     }
     values = [(column, value) for column, value in named.items() if value is not msgspec.UNSET]
     return await configuring.database.write(
@@ -121,6 +130,11 @@ def _check(change: PushConfigChange) -> None:
     quota = change.daily_quota
     if quota is not msgspec.UNSET and not 0 <= whole(quota, field="daily_quota") <= MAX_DAILY_QUOTA:
         raise InvalidField("daily_quota", f"Give daily_quota from 0 (nothing may be sent) to {MAX_DAILY_QUOTA}.")
+
+
+def _email_of(change: PushConfigChange) -> str | msgspec.UnsetType | None:
+    email = change.notification_email
+    return check_email(email, field="notification_email") if isinstance(email, str) else email
 
 
 def _check_webhook_url(text: str) -> None:
@@ -158,4 +172,6 @@ def _view(configuring: Configuring, config: PushConfig) -> PushConfigView:
         notifications_today=config.notifications_today,
         vapid_public_key=config.vapid_public_key,
         open_enrolment=config.is_enrolment_open,
+        notification_email=config.notification_email,
+        email_policy=_POLICY_NAMES[config.email_policy],
     )

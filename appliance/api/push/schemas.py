@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from appliance.domain.device import MAX_ADDRESS_CHARS, MAX_LABEL_CHARS
 from appliance.domain.errors import InvalidField
+from appliance.domain.mailbox import MAX_ADDRESS_CHARS as MAX_EMAIL_CHARS
 from appliance.domain.notification import (
     MAX_BODY_CHARS,
     MAX_DATA_BYTES,
@@ -43,6 +44,11 @@ _PORT: Final = r"([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|6
 WEBHOOK_URL: Final = (
     rf"^https?://[A-Za-z0-9]([A-Za-z0-9._-]{{0,251}}[A-Za-z0-9])?(:{_PORT})?([/?][!-\u0022$-~]{{0,1700}})?$"
 )
+
+# A little narrower than what is taken, in words that every dialect has: 62 characters, the @, labels of a domain.
+_ATOM: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,30}"
+_LABEL: Final = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+EMAIL: Final = rf"^{_ATOM}(\.{_ATOM})?@{_LABEL}(\.{_LABEL}){{0,2}}$"
 
 
 # A whole number is decoded as float, since 3600.0 is one too in JSON; `whole` checks it, the document says integer.
@@ -92,7 +98,16 @@ SendAt = Annotated[
         "What is past is sent at once."
     ),
 ]
+ByEmail = Annotated[
+    bool | msgspec.UnsetType | None,
+    Meta(
+        description="true: mail it, too, whatever the app's e-mail policy says, to the app's notification e-mail, else "
+        "to the user's verified address; where there is neither, or no mail server, nothing is mailed. false: do not "
+        "mail it. Left out or null: as the policy says. With ttl 0 nothing is mailed."
+    ),
+]
 PriorityName = Literal["low", "normal", "high"]
+EmailPolicyName = Literal["always", "if_unconfirmed", "never"]
 
 
 class _Options(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +119,7 @@ class _Options(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     priority: PriorityName | None = None
     collapse_key: CollapseKey = None
     send_at: SendAt = None
+    email: ByEmail = msgspec.UNSET
 
 
 class Send(_Options, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -150,6 +166,18 @@ class PushConfigChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     open_enrolment: Annotated[
         bool | msgspec.UnsetType, Meta(description="Whether registering a device enrols its user in the app.")
     ] = msgspec.UNSET
+    notification_email: Annotated[
+        Annotated[str, _says(pattern=EMAIL, maxLength=MAX_EMAIL_CHARS)] | msgspec.UnsetType | None,
+        Meta(description="The address to which the app's notifications are mailed; null for none."),
+    ] = msgspec.UNSET
+    email_policy: Annotated[
+        EmailPolicyName | msgspec.UnsetType,
+        Meta(
+            description="always: each notification is mailed to notification_email, whatever comes of the pushes. "
+            "if_unconfirmed: mailed only where no device has it when all were tried, or after 5 minutes; without "
+            "notification_email to the user's verified address. never: not mailed unless a send asks for it."
+        ),
+    ] = msgspec.UNSET
 
 
 class PushConfigView(msgspec.Struct, frozen=True):
@@ -163,6 +191,8 @@ class PushConfigView(msgspec.Struct, frozen=True):
     notifications_today: int
     vapid_public_key: str | None
     open_enrolment: bool
+    notification_email: str | None
+    email_policy: EmailPolicyName
 
 
 PlatformName = Literal["android", "ios", "web", "hub"]

@@ -83,7 +83,7 @@ def _send_handler(sending: Sending) -> HTTPRouteHandler:
         app_id = sending_app_of(request)
         body = await read(request)
         send_at = None if body.send_at is None else parse_instant(body.send_at, field="send_at")
-        target = SendRequest(body.user_id, _content_of(body), send_at)
+        target = SendRequest(body.user_id, _content_of(body), send_at, _email_of(body))
         reply = await _accept(sending, request, app_id, (target,), body, field="user_id")
         notification_id = str(reply.notification_ids[0])
         location = (b"location", f"/push/notifications/{notification_id}".encode())
@@ -115,7 +115,7 @@ def _bulk_handler(sending: Sending) -> HTTPRouteHandler:
         _check_no_duplicates(body.user_ids)
         send_at = None if body.send_at is None else parse_instant(body.send_at, field="send_at")
         content = _content_of(body)
-        targets = [SendRequest(user_id, content, send_at) for user_id in body.user_ids]
+        targets = [SendRequest(user_id, content, send_at, _email_of(body)) for user_id in body.user_ids]
         reply = await _accept(sending, request, app_id, targets, body, field="user_ids")
         return _many(reply)
 
@@ -189,7 +189,7 @@ async def _check_enrolled(sending: Sending, app_id: UUID, targets: Sequence[Send
 
 def _target_of(entry: Send, path: str) -> SendRequest:
     send_at = None if entry.send_at is None else parse_instant(entry.send_at, field=f"{path}send_at")
-    return SendRequest(entry.user_id, _content_of(entry, path), send_at)
+    return SendRequest(entry.user_id, _content_of(entry, path), send_at, _email_of(entry))
 
 
 def _content_of(body: Send | SendBulk, path: str = "") -> Content:
@@ -205,6 +205,10 @@ def _content_of(body: Send | SendBulk, path: str = "") -> Content:
         collapse_key=body.collapse_key,
         path=path,
     )
+
+
+def _email_of(body: Send | SendBulk) -> bool | None:
+    return None if body.email is msgspec.UNSET else body.email
 
 
 def _check_collapse_key(key: str, *, field: str) -> None:

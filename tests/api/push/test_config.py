@@ -25,6 +25,8 @@ async def test_an_app_starts_with_push_off_and_no_keys(
         "notifications_today": 0,
         "vapid_public_key": None,
         "open_enrolment": True,
+        "notification_email": None,
+        "email_policy": "always",
     }
 
 
@@ -67,6 +69,16 @@ async def test_a_partial_change_leaves_the_rest_as_it_is(
     assert (await http.patch(path, json={}, headers=admin.headers)).json() == reply.json()
 
 
+async def test_e_mail_is_set_by_address_and_policy(http: httpx.AsyncClient, admin: TestUser, app: TestApp) -> None:
+    path = f"/push/config/{app.id}"
+    body = {"notification_email": "Office@Example.ORG", "email_policy": "if_unconfirmed"}
+    reply = await http.patch(path, json=body, headers=admin.headers)
+    told = {"notification_email": "Office@example.org", "email_policy": "if_unconfirmed"}
+    assert {name: reply.json()[name] for name in told} == told
+    reply = await http.patch(path, json={"notification_email": None, "email_policy": "never"}, headers=admin.headers)
+    assert (reply.json()["notification_email"], reply.json()["email_policy"]) == (None, "never")
+
+
 async def test_device_count_and_todays_notifications_are_counted(
     http: httpx.AsyncClient, admin: TestUser, app: TestApp, user: TestUser
 ) -> None:
@@ -93,6 +105,14 @@ async def test_device_count_and_todays_notifications_are_counted(
         ({"webhook_url": "https://example.org:99999/"}, 422, "webhook_url"),
         ({"webhook_url": "https://exa mple.org/"}, 422, "webhook_url"),
         ({"webhook_url": "https://example.org/" + "x" * 2048}, 422, "webhook_url"),
+        ({"notification_email": "office"}, 422, "notification_email"),
+        ({"notification_email": "Office <office@example.org>"}, 422, "notification_email"),
+        ({"notification_email": "office@example.org\r\nBcc: eve@example.com"}, 422, "notification_email"),
+        ({"notification_email": "office@example.org, eve@example.com"}, 422, "notification_email"),
+        ({"notification_email": "o" * 65 + "@example.org"}, 422, "notification_email"),
+        ({"notification_email": 17}, 422, "notification_email"),
+        ({"email_policy": "sometimes"}, 422, "email_policy"),
+        ({"email_policy": None}, 422, "email_policy"),
     ],
 )
 async def test_what_cannot_be_set_is_refused_by_name_and_nothing_changes(

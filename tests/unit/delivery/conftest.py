@@ -13,6 +13,7 @@ from appliance.delivery.engine import DeliveryEngine
 from appliance.delivery.live import LiveBackend
 from appliance.delivery.remote import RemoteTries
 from appliance.delivery.timeline import load_timeline
+from appliance.delivery.unsubscribing import UnsubscribeLinks
 from appliance.domain.device import Platform, parse_address
 from appliance.domain.identifier import make_id
 from appliance.domain.notification import check_content
@@ -33,8 +34,9 @@ class House:
         self.hub = HubStandIn()
         self.sealer = Sealer(Secret("k" * 40))
         self.channels = ChannelSet(channels)
+        self.links = UnsubscribeLinks(self.sealer, "https://push.example.org")
         self.remote = RemoteTries(
-            database, self.channels, lambda sealed: open_address(self.sealer, sealed), clock, Random(7)
+            database, self.channels, lambda sealed: open_address(self.sealer, sealed), clock, Random(7), self.links
         )
         self.engine = DeliveryEngine(database, self.hub, self.channels, self.remote, clock)
         self.acceptor = Acceptor(database, self.engine, clock)
@@ -82,8 +84,8 @@ class House:
     async def add_hub_device(self, user_id, installation="phone"):
         return await self.backend._bind(user_id, installation, label="Phone", platform=None)
 
-    async def send(self, app_id, user_id, *, send_at=None, key=None, body="Body", **content):
-        request = SendRequest(user_id, check_content(title="Title", body=body, **content), send_at)
+    async def send(self, app_id, user_id, *, send_at=None, key=None, body="Body", email=None, title="Title", **content):
+        request = SendRequest(user_id, check_content(title=title, body=body, **content), send_at, email)
         accepted = await self.acceptor.accept(
             app_id, [request], field="user_id", idempotency_key=key, fingerprint=body.encode()
         )
