@@ -221,13 +221,15 @@ def outcome_of(answer: Answered, *, registered_at: datetime, now: datetime, is_e
         case 413, _:
             return Rejected("Apple finds it too large.", code=code)
     if reason in _FIXES:
-        return Misconfigured(f"{_FIXES[reason]} ({reason})", code=code)
+        return Misconfigured(f"{_FIXES[reason]} ({reason})", code=code, is_about_device=reason in _ABOUT_DEVICE)
     if answer.status in (401, 403, 404, 405):
         return Misconfigured(f"Apple refused the request ({code}): check the credential and APNS_BASE_URL.", code=code)
     return Rejected(f"Apple refused the push ({code}).", code=code)
 
 
 _OTHER_ENVIRONMENT: Final = "It belongs to Apple's other server: check APNS_BASE_URL (sandbox or production)."
+# Other devices' tokens may well be for the topic; a topic that the credential may not use is refused for every device.
+_ABOUT_DEVICE: Final = frozenset({"DeviceTokenNotForTopic"})
 _NOT_OUR_TOPIC: Final = "The credential may not send to this app: check APNS_BUNDLE_ID."
 _FIXES: Final[dict[str, str]] = {
     "BadDeviceToken": (

@@ -193,10 +193,11 @@ def _refused_for_good(status: int, code: str, error: _Error, name: str) -> Outco
     match status, code:
         case 403, "SENDER_ID_MISMATCH":
             text = "The device registered with another Firebase project than the credential's (SENDER_ID_MISMATCH)."
-            return Misconfigured(text, code=name)
+            return Misconfigured(text, code=name, is_about_device=True)
         case 401, "THIRD_PARTY_AUTH_ERROR":
             text = "Firebase lacks the key for this platform: upload the APNs key or the Web Push key to the project."
-            return Misconfigured(text, code=name)
+            # The devices of other platforms are not concerned.
+            return Misconfigured(text, code=name, is_about_device=True)
         case ((401 | 403), _):
             text = "Firebase refused the credential: the Cloud Messaging API is off for the project, or the service "
             return Misconfigured(f"{text}account may not send ({name}).", code=name)

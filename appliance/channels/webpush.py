@@ -24,6 +24,7 @@ from appliance.domain.notification import Envelope, Priority
 from appliance.domain.outcome import Accepted, Gone, Misconfigured, Outcome, Rejected, Retry
 from appliance.domain.retry_after import read_retry_after
 from appliance.security.outbound import OutboundFailed, OutboundRefused, Reply
+from appliance.security.sealing import SealError
 
 if TYPE_CHECKING:
     from py_vapid import Vapid02
@@ -47,6 +48,8 @@ _NO_SUBJECT: Final = (
     "Push services want to know whom to write to: set VAPID_SUBJECT to mailto:you@your.domain, or PUBLIC_URL to this "
     "server's https address."
 )
+_NO_KEY: Final = "The app has no VAPID key pair: enable push for it once more."
+_UNOPENED_KEY: Final = "The app's VAPID key cannot be opened: SECRET_KEY is not the one it was sealed with."
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +116,12 @@ class WebPushChannel:
         if not is_subject(self._subject):
             return Misconfigured(_NO_SUBJECT, code="vapid_subject")
         subscription = _read_subscription(push.address.reveal())
-        authorization = await self._authorize(push.app_id, _audience_of(subscription.endpoint))
+        try:
+            authorization = await self._authorize(push.app_id, _audience_of(subscription.endpoint))
+        except SealError:
+            return Misconfigured(_UNOPENED_KEY, code="sealed", is_about_device=True)
         if authorization is None:
-            return Misconfigured("The app has no VAPID key pair: enable push for it once more.", code="vapid_key")
+            return Misconfigured(_NO_KEY, code="vapid_key", is_about_device=True)
         try:
             body = encrypt(subscription, _payload(push.envelope, subscription.endpoint))
         except DoesNotFit as too_large:
@@ -131,7 +137,7 @@ class WebPushChannel:
                 deadline_s=push.timeout_s,
             )
         except OutboundRefused as refused:
-            return Misconfigured(str(refused), code="outbound_refused")
+            return Misconfigured(str(refused), code="outbound_refused", is_about_device=True)
         except OutboundFailed as failed:
             # The service may have taken it: the topic makes a repetition replace the first one.
             return Retry(str(failed), code=failed.reason.value)
@@ -223,6 +229,8 @@ def outcome_of(reply: Reply, now: datetime) -> Outcome:
             f"The push service answered {status}{said}: the subscription was made with another VAPID key, or "
             "VAPID_SUBJECT is not one that it takes.",
             code=str(status),
+            # Nothing is said about the subscriptions of other apps and devices, which share the lane.
+            is_about_device=True,
         )
     if status == 429 or status == 503:
         text = f"The push service answered {status}{said}."

@@ -58,7 +58,7 @@ class Lane:
             case Retry(is_about_device=False, after=after, pauses_all=pauses_all):
                 self.breaker.fail(now, pause_s=after.total_seconds() if after and pauses_all else 0.0)
                 self.last_fault = reason_of(outcome)
-            case Misconfigured():
+            case Misconfigured(is_about_device=False):
                 self.breaker.fail(now)
                 self.last_fault = reason_of(outcome)
             case _:

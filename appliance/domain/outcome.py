@@ -69,10 +69,14 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Misconfigured:
-    """Our credential or setting is wrong: an admin must act; nothing is retired and the delivery waits."""
+    """Our credential or setting is wrong: an admin must act; nothing is retired and the delivery waits.
+
+    `is_about_device`: it does not fit this device's address, and says nothing about what else is sent with it.
+    """
 
     reason: str
     code: str = "misconfigured"
+    is_about_device: bool = False
 
 
 Outcome = Accepted | Confirmed | Retry | Gone | Rejected | Misconfigured

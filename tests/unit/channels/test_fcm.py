@@ -190,13 +190,13 @@ async def test_text_and_data_of_any_language_and_shape_arrive_as_they_were(googl
             "Firebase does not know the project, or FCM_BASE_URL is not FCM's address (404).", code="NOT_FOUND")),
         ("SENDER_ID_MISMATCH", Misconfigured(
             "The device registered with another Firebase project than the credential's (SENDER_ID_MISMATCH).",
-            code="SENDER_ID_MISMATCH")),
+            code="SENDER_ID_MISMATCH", is_about_device=True)),
         ("PERMISSION_DENIED", Misconfigured(
             "Firebase refused the credential: the Cloud Messaging API is off for the project, or the service account "
             "may not send (PERMISSION_DENIED).", code="PERMISSION_DENIED")),
         ("THIRD_PARTY_AUTH_ERROR", Misconfigured(
             "Firebase lacks the key for this platform: upload the APNs key or the Web Push key to the project.",
-            code="THIRD_PARTY_AUTH_ERROR")),
+            code="THIRD_PARTY_AUTH_ERROR", is_about_device=True)),
         ("UNAUTHENTICATED", Misconfigured(
             "Firebase refused the credential: the Cloud Messaging API is off for the project, or the service account "
             "may not send (UNAUTHENTICATED).", code="UNAUTHENTICATED")),

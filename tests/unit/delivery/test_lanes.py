@@ -106,6 +106,25 @@ async def test_what_a_provider_says_about_devices_leaves_the_breaker_closed(open
         assert house.remote.report_lanes() == []
 
 
+async def test_a_device_of_another_project_does_not_stop_the_others_of_its_credential(open_house):
+    """Twenty phones of an older Firebase project refused in a row had opened the breaker of the whole project."""
+    refusal = Misconfigured("The device registered with another project.", is_about_device=True)
+    channel = ScriptedChannel(*[refusal] * 20)
+    async with open_house(channel) as house, house.running():
+        app_id = await house.add_app()
+        for number in range(20):
+            user_id = await house.add_user(app_id)
+            await house.add_device(user_id, app_id, f"strange-{number}")
+            await house.send(app_id, user_id)
+        await house.settle(100)
+        assert (len(channel.pushes), house.remote.report_lanes()) == (20, [])
+        well = await house.add_user(app_id)
+        await house.add_device(well, app_id, "well")
+        sent = await house.send(app_id, well)
+        await house.settle(100)
+        assert await house.state(sent) == ["sent"]
+
+
 async def test_a_quota_of_the_whole_credential_pauses_all_that_is_sent_with_it(open_house):
     channel = ScriptedChannel(Retry("Quota.", after=timedelta(seconds=90), code="429", pauses_all=True), slots=1)
     async with open_house(channel) as house, house.running():
