@@ -27,14 +27,16 @@ _PURPOSE: Final = "device-address"
 
 def seal_address(sealer: Sealer, address: Address) -> SealedAddress:
     """Seal an address and give the fingerprints under which it may be found."""
-    text = address.text.encode()
-    # The kind is part of the fingerprint: the same text may be an address of two kinds.
-    marked = f"{address.kind.name}|{address.text}".encode()
     return SealedAddress(
         kind=address.kind,
-        sealed=sealer.seal(text, purpose=_PURPOSE),
-        fingerprints=tuple(sealer.fingerprints(marked, purpose=_PURPOSE)),
+        sealed=sealer.seal(address.text.encode(), purpose=_PURPOSE),
+        fingerprints=sealer.fingerprints(_marked(address), purpose=_PURPOSE),
     )
+
+
+def _marked(address: Address) -> bytes:
+    # The kind is part of the fingerprint: the same text may be an address of two kinds.
+    return f"{address.kind.name}|{address.text}".encode()
 
 
 def open_address(sealer: Sealer, sealed: bytes) -> Secret:
@@ -65,16 +67,17 @@ class Installations:
             raise InvalidField("deviceId", f"Give deviceId 1 to {MAX_INSTALLATION_CHARS} characters.")
         if (registered := await self._find_registered(user_id, installation_id)) is not None:
             return await self._greet(user_id, registered)
-        address = seal_address(self._sealer, Address(AddressKind.HUB, f"{user_id}|{installation_id}"))
-        # A client that comes back, which is nearly every Hello, costs no write.
-        if (known := await load_live_device(self._database, user_id, address)) is not None:
+        address = Address(AddressKind.HUB, f"{user_id}|{installation_id}")
+        # A client that comes back, which is nearly every Hello, costs no write and no sealing.
+        fingerprint = self._sealer.fingerprint(_marked(address), purpose=_PURPOSE)
+        if (known := await load_live_device(self._database, user_id, fingerprint)) is not None:
             self._seen.note(known)
             return known
         registration = Registration(
             user_id=user_id,
             app_id=None,
             platform=_platform(platform),
-            address=address,
+            address=seal_address(self._sealer, address),
             label=label[:MAX_LABEL_CHARS] if label is not None and is_storable_text(label) else None,
         )
         bound = await self._database.write(bind_installation_job(registration, self._clock.now()))

@@ -225,11 +225,11 @@ async def list_user_devices(database: Database, user_id: UUID) -> list[AppDevice
     return [AppDevices(app_id, name, devices) for app_id, (name, devices) in ordered]
 
 
-async def load_live_device(database: Database, user_id: UUID, address: SealedAddress) -> UUID | None:
-    """Find the user's device with this address under the current key, unless it is retired."""
+async def load_live_device(database: Database, user_id: UUID, fingerprint: bytes) -> UUID | None:
+    """Find the user's device whose address has this fingerprint under the current key, unless it is retired."""
     row = await database.read_one(
         'SELECT id FROM device WHERE address_fingerprint = ? AND "user" = ? AND retired_at IS NULL',
-        (address.fingerprints[0], user_id),
+        (fingerprint, user_id),
     )
     return None if row is None else uuid_of(row[0])
 

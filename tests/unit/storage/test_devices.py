@@ -178,7 +178,7 @@ async def test_an_installation_that_its_user_revoked_is_not_revived_by_coming_ba
     with pytest.raises(Forbidden) as refusal:
         await database.write(bind_installation_job(registration, clock.now()))
     assert refusal.value.detail == "This device was revoked. Sign in again with a new device id."
-    assert await load_live_device(database, user_id, registration.address) is None
+    assert await load_live_device(database, user_id, registration.address.fingerprints[0]) is None
     assert await town.count("registration") == 0
 
 
@@ -245,10 +245,10 @@ async def test_a_retired_device_is_hidden_and_its_open_deliveries_end(
         await database.write(unregister_by_user_job(device_id, user_id, clock.now()))
     assert await list_app_devices(database, app_id, after=None, limit=10) == ([], 0)
     assert await list_user_devices(database, user_id) == []
-    assert await load_live_device(database, user_id, _address(b"one")) is None
+    assert await load_live_device(database, user_id, _address(b"one").fingerprints[0]) is None
     assert await town.value("SELECT state FROM delivery") == DeliveryState.GONE
     assert (await register(user_id, app_id, b"one")).device_id == device_id
-    assert await load_live_device(database, user_id, _address(b"one")) == device_id
+    assert await load_live_device(database, user_id, _address(b"one").fingerprints[0]) == device_id
 
 
 async def test_devices_for_all_apps_are_listed_last_and_by_no_app(register, database, clock, app_id, user_id):
