@@ -18,6 +18,7 @@ from uuid import UUID
 
 import jwt
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from appliance.domain.errors import Unauthorized
 from appliance.domain.principal import Principal, PrincipalKind, Role
@@ -123,6 +124,7 @@ class TokenIssuer:
         self._cache: OrderedDict[str, _Known] = OrderedDict()
         self._cache_size = cache_size
         self._keys: dict[str, SigningKey] = {}
+        self._public_keys: dict[str, Ed25519PublicKey] = {}
         self.replace_keys(keys)
 
     def replace_keys(self, keys: Iterable[SigningKey]) -> None:
@@ -135,6 +137,8 @@ class TokenIssuer:
         if not signing:
             raise ValueError("At least one signing key that is not being retired is needed.")
         self._keys = by_kid
+        # Derived once: the library makes it anew each time that it is asked for.
+        self._public_keys = {kid: key.public_key for kid, key in by_kid.items()}
         self._newest = max(signing, key=lambda key: key.created_at)
         self._cache.clear()
 
@@ -227,7 +231,7 @@ class TokenIssuer:
         key = self._keys.get(header.kid)
         if key is None or key.is_retired(now):
             raise TokenRefused(RefusalReason.UNKNOWN_KEY)
-        claims = _read_claims(token, key)
+        claims = _read_claims(token, self._public_keys[key.kid])
         if claims.iss != self._issuer:
             raise TokenRefused(RefusalReason.WRONG_ISSUER)
         if claims.aud != AUDIENCE:
@@ -266,9 +270,9 @@ def _read_header(token: str) -> _Header:
     return header
 
 
-def _read_claims(token: str, key: SigningKey) -> _Claims:
+def _read_claims(token: str, key: Ed25519PublicKey) -> _Claims:
     try:
-        payload: bytes = _JWS.decode(token, key.public_key, algorithms=[ALGORITHM])
+        payload: bytes = _JWS.decode(token, key, algorithms=[ALGORITHM])
     except jwt.InvalidSignatureError:
         raise TokenRefused(RefusalReason.BAD_SIGNATURE) from None
     except (jwt.InvalidTokenError, ValueError):
