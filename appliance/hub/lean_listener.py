@@ -26,6 +26,10 @@ logger = logging.getLogger(__name__)
 _PROBE_AFTER_S: Final = 30
 _PROBE_EVERY_S: Final = 10
 _PROBES: Final = 3
+# The event loop takes one connection a turn from each socket that listens (libuv since 1.45), and its turns are long
+# when many clients are being served: the kernel's queue would overflow, and whom it drops waits for up to half a minute
+# before the system asks again. So several descriptors of the one socket take turns.
+_TAKEN_A_TURN: Final = 16
 
 
 class LeanListener:
@@ -67,7 +71,7 @@ class LeanListener:
         )
         config.load()
         self._shared = LeanServer(app, config, self._limits, Trust(trusted_proxies), self._forget)
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._emptied: asyncio.Event | None = None
 
     @property
@@ -78,23 +82,26 @@ class LeanListener:
     async def start(self) -> None:
         """Begin to listen."""
         _set_options(self._bound, self._limits)
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: LeanHttp(self._shared),
-            sock=self._bound,
-            backlog=self._backlog,
-            ssl=self._tls,
-            ssl_handshake_timeout=None if self._tls is None else self._limits.tls_handshake_s,
-        )
+        for listening in (self._bound, *(self._bound.dup() for _ in range(_TAKEN_A_TURN - 1))):
+            server = await asyncio.get_running_loop().create_server(
+                lambda: LeanHttp(self._shared),
+                sock=listening,
+                backlog=self._backlog,
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else self._limits.tls_handshake_s,
+            )
+            self._servers.append(server)
 
     async def stop(self) -> None:
         """Let nobody in any more, and end what is open: in peace within `stop_wait_s`, at once after that.
 
         WebSockets are the hub's: drain it first, and what is left here only waits for the peers' close frames.
         """
-        server, self._server = self._server, None
-        if server is None:
+        servers, self._servers = self._servers, []
+        if not servers:
             return
-        server.close()
+        for server in servers:
+            server.close()
         shared = self._shared
         for connection in list(shared.state.connections):
             connection.shutdown()
