@@ -36,6 +36,7 @@ from appliance.storage.writer import Job, Transaction
 MOST_IN_DIGEST: Final = 2_000
 """Notifications of one digest; a storm beyond it makes a second one."""
 _OPEN: Final = tuple(sorted(OPEN))
+_UNSUBSCRIBED: Final = "Whoever reads this mailbox has switched the app's e-mail off."
 _HAVE: Final = (DeliveryState.SENT, DeliveryState.CONFIRMED)
 
 
@@ -98,12 +99,14 @@ def claim_mails_job(
 
     def job(transaction: Transaction) -> MailClaims:
         look = _Look(transaction, now, lease_until, room, channel)
+        if not due:
+            return look.claims
         rows = transaction.fetch_all(
             "SELECT d.id, d.notification, d.mailbox, d.digest, d.if_unconfirmed, d.attempts, n.app, n.released_at, "
-            "d.expires_at FROM delivery d JOIN notification n ON n.id = d.notification "
-            f"WHERE d.id IN ({marks(len(due))}) AND d.state = ? AND n.state = ? "
+            "d.expires_at, n.state FROM delivery d JOIN notification n ON n.id = d.notification "
+            f"WHERE d.id IN ({marks(len(due))}) AND d.state = ? "
             "ORDER BY d.due_at, n.released_at, n.sequence",
-            (*(one.id for one in due), DeliveryState.QUEUED, NotificationState.RELEASED),
+            (*(one.id for one in due), DeliveryState.QUEUED),
         )
         for row in rows:
             look.at(_Waiting.of(row))
@@ -123,6 +126,7 @@ class _Waiting:
     app_id: UUID
     released_at: datetime
     expires_at: datetime
+    is_withdrawn: bool
 
     @classmethod
     def of(cls, row: Row) -> "_Waiting":
@@ -136,6 +140,7 @@ class _Waiting:
             app_id=uuid_of(row[6]),
             released_at=instant_of(row[7]),
             expires_at=instant_of(row[8]),
+            is_withdrawn=int(row[9]) == NotificationState.WITHDRAWN,
         )
 
 
@@ -157,8 +162,11 @@ class _Look:
                 self._digests.add(one.digest)
                 self._at_digest(one.digest, one.mailbox_id)
             return
+        if one.is_withdrawn:
+            self._withdraw(one.id)
+            return
         if self._is_muted(one.mailbox_id, one.app_id):
-            self._suppress(one.id, "unsubscribed", "Whoever reads this mailbox has switched the app's e-mail off.")
+            self._suppress(one.id, "unsubscribed", _UNSUBSCRIBED)
             return
         if one.if_unconfirmed and self._is_settled_by_devices(one):
             return
@@ -188,9 +196,16 @@ class _Look:
         )
 
     def _leave_out_of(self, digest: UUID, mailbox_id: UUID) -> None:
-        """While it was gathered, an app may have been switched off, and devices may have got what it tells."""
+        """While it waited, some may have been withdrawn, or shown by a device, or their app's e-mail switched off."""
         transaction = self._transaction
         waiting = (digest, DeliveryState.QUEUED)
+        withdrawn = transaction.fetch_all(
+            "SELECT d.id FROM delivery d JOIN notification n ON n.id = d.notification "
+            "WHERE d.digest = ? AND d.state = ? AND n.state = ?",
+            (*waiting, NotificationState.WITHDRAWN),
+        )
+        for row in withdrawn:
+            self._withdraw(uuid_of(row[0]))
         apps = transaction.fetch_all(
             "SELECT DISTINCT n.app FROM delivery d JOIN notification n ON n.id = d.notification "
             "WHERE d.digest = ? AND d.state = ?",
@@ -205,11 +220,7 @@ class _Look:
                     (*waiting, app_id),
                 )
                 for member in members:
-                    self._suppress(
-                        uuid_of(member[0]),
-                        "unsubscribed",
-                        "Whoever reads this mailbox has switched the app's e-mail off.",
-                    )
+                    self._suppress(uuid_of(member[0]), "unsubscribed", _UNSUBSCRIBED)
         shown = transaction.fetch_all(
             "SELECT d.id FROM delivery d WHERE d.digest = ? AND d.state = ? AND d.if_unconfirmed = ? AND EXISTS "
             "(SELECT 1 FROM delivery o WHERE o.notification = d.notification AND o.device IS NOT NULL "
@@ -298,6 +309,11 @@ class _Look:
 
     def _put_off(self, one: _Waiting, at: datetime) -> None:
         self._transaction.execute("UPDATE delivery SET due_at = ? WHERE id = ?", (min(at, one.expires_at), one.id))
+        self.claims.moved += 1
+
+    def _withdraw(self, delivery_id: UUID) -> None:
+        """It was withdrawn while an earlier try was under way."""
+        apply_move(self._transaction, Move(delivery_id, Event.WITHDRAW), self._now)
         self.claims.moved += 1
 
     def _suppress_shown(self, delivery_id: UUID) -> None:

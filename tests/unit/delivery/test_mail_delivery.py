@@ -7,9 +7,12 @@ from datetime import timedelta
 import pytest
 
 from appliance.channels.email import EmailChannel
+from appliance.delivery.app_keys import make_app_keys
 from appliance.domain.mailbox import CONFIRM_GRACE, MOST_MAILS, STORM_SPAN, EmailPolicy
 from appliance.domain.outcome import Accepted, Gone, Rejected, Retry
+from appliance.domain.receipt import ReceiptStatus
 from appliance.storage.mailboxes import mute_job
+from appliance.storage.receipts import list_receipts
 from tests.doubles.channel import ScriptedChannel
 from tests.doubles.letters import mail_settings
 from tests.doubles.smtp_server import run_smtp
@@ -242,6 +245,40 @@ async def test_a_withdrawn_notification_is_not_mailed_any_more(mail_house):
     await mail_house.house.pass_s(60)
     assert (await mail_house.mail_of(notification_id)).state == "withdrawn"
     assert mail_house.server.mails == []
+
+
+async def test_what_is_withdrawn_while_it_is_tried_is_not_tried_again(mail_house):
+    await mail_house.furnish()
+    mail_house.server.hold = asyncio.Event()
+    mail_house.server.script("CONTENT", "451 4.3.0 Later")
+    notification_id = await mail_house.send()
+    await mail_house.until_mail_is(notification_id, "claimed")
+    await mail_house.until(lambda: "DATA" in mail_house.server.commands)
+    await mail_house.house.acceptor.withdraw(mail_house.app_id, notification_id)
+    mail_house.server.hold.set()
+    await mail_house.until_mail_is(notification_id, "queued")
+    await mail_house.house.pass_s(60)
+    await mail_house.until_mail_is(notification_id, "withdrawn")
+    assert mail_house.server.mails == []
+
+
+async def test_the_webhook_is_told_of_a_mail_as_of_no_device(mail_house):
+    await mail_house.furnish()
+    keys = make_app_keys(mail_house.house.sealer)
+    await mail_house.execute(
+        "UPDATE app SET webhook_url = ?, webhook_secret_sealed = ? WHERE id = ?",
+        ("https://hooks.example.org/", keys.webhook_secret_sealed, mail_house.app_id),
+    )
+    mail_house.server.script("RCPT", "550 5.1.1 User unknown")
+    refused = await mail_house.send()
+    await mail_house.until_mail_is(refused, "failed")
+    taken = await mail_house.send()
+    await mail_house.until_mail_is(taken, "sent")
+    told = await list_receipts(mail_house.house.database, mail_house.app_id, state=None, after=None, limit=10)
+    assert [(one.notification_id, one.device_id, one.status, one.error) for one in told] == [
+        (taken, None, ReceiptStatus.DELIVERED, None),
+        (refused, None, ReceiptStatus.FAILED, "The mail server refuses this recipient (550: 5.1.1 User unknown)."),
+    ]
 
 
 async def test_the_reader_s_language_is_that_of_the_newest_device(mail_house):
