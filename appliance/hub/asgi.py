@@ -78,6 +78,7 @@ class HubApplication:
             request = read_request(scope)
             if request.is_negotiation:
                 raise Refusal(404, "", cause="path")
+            self._gate.check_room(request)
             guest = await self._gate.authenticate(request, is_upgrade=True)
             again = self._gate.admit_again(guest, request.id)
             negotiation = None if again is not None else self._gate.admit(guest, request.id, WEBSOCKETS)

@@ -175,7 +175,11 @@ async def _say_hello(connection: "Connection", call: InvocationReceived) -> None
         "missed": len(history) + left,
     }
     connection.answer(call.invocation_id, answer)
-    connection.spawn(_run_replay(connection, session, replay, history), is_replay=True)
+    if history or replay.has_held or replay.is_round_owed:
+        connection.spawn(_run_replay(connection, session, replay, history), is_replay=True)
+    else:
+        # Nearly every Hello: there is nothing to wait for, and no task is needed.
+        _go_live(connection, session)
 
 
 def _safe_cursor(missed: Missed, history: "Sequence[EncodedNotification]") -> int:
@@ -191,7 +195,6 @@ async def _run_replay(
     connection: "Connection", session: Session, replay: Replay, history: "Sequence[EncodedNotification]"
 ) -> None:
     """Send the history, then what was held back, then let the session go live, without a gap between the last two."""
-    was_announced = session.is_announced
     while connection.ending is None:
         await _send_history(connection, session, replay, history)
         await _send_held(connection, session, replay)
@@ -210,8 +213,14 @@ async def _run_replay(
             connection.end(endings.HISTORY_INCOMPLETE)
             return
         history = _choose_fresh(connection, session, replay, missed)
+    _go_live(connection, session)
+
+
+def _go_live(connection: "Connection", session: Session) -> None:
+    """End the replay, unless the connection has ended meanwhile."""
     if connection.ending is not None:
         return
+    was_announced = session.is_announced
     session.go_live()
     if not was_announced:
         connection.core.notices.device_connected(connection.user_id, session.device_id, session.acknowledges)

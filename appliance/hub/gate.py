@@ -84,6 +84,14 @@ class Gate:
             core.clock, most=limits.streams_distrusted, lifetime_s=limits.stream_distrust_s
         )
 
+    def check_room(self, request: HubRequest) -> None:
+        """Turn a newcomer down at once where nobody could be let in: checking a credential costs far more. 503."""
+        negotiation = self._negotiations.find(request.id) if request.id else None
+        if negotiation is None or negotiation.connection is None:
+            origin = make_origin(request.address, request.user_agent)
+            self._check_open_at(origin)
+            self._check_handshakes_at(origin)
+
     async def authenticate(self, request: HubRequest, *, is_upgrade: bool = False) -> Guest:
         """Find who asks; one good credential among those given is enough. 401 without one, 403 for an app's.
 
@@ -155,7 +163,7 @@ class Gate:
         400, 403, 404 and 409 for the id, 503 over a cap or while the hub drains. What it gives back must be finished.
         """
         self._check_open_for(guest)
-        self._check_handshakes_of(guest)
+        self._check_handshakes_at(guest.origin)
         if not token:
             return None
         negotiation = self.find(guest, token)
@@ -205,21 +213,25 @@ class Gate:
 
     def _check_open_for(self, guest: Guest) -> None:
         core = self._core
+        self._check_open_at(guest.origin)
+        if core.presence.count_user(guest.user_id) >= core.limits.connections_per_user:
+            raise self._busy("connections_per_user")
+
+    def _check_open_at(self, origin: Origin) -> None:
+        core = self._core
         if core.is_draining:
             raise self._busy("draining")
         if core.presence.connections >= core.limits.connections:
             raise self._busy("connections")
-        if core.presence.count_user(guest.user_id) >= core.limits.connections_per_user:
-            raise self._busy("connections_per_user")
-        if core.presence.count_site(guest.origin.site) >= core.limits.connections_per_address:
-            self._tell_of_full_site(guest.origin)
+        if core.presence.count_site(origin.site) >= core.limits.connections_per_address:
+            self._tell_of_full_site(origin)
             raise self._busy("connections_per_address")
 
-    def _check_handshakes_of(self, guest: Guest) -> None:
+    def _check_handshakes_at(self, origin: Origin) -> None:
         core = self._core
         if core.handshakes_pending >= core.limits.handshakes_pending:
             raise self._busy("handshakes_pending")
-        if core.handshakes_at_site.get(guest.origin.site, 0) >= core.limits.handshakes_pending_per_address:
+        if core.handshakes_at_site.get(origin.site, 0) >= core.limits.handshakes_pending_per_address:
             raise self._busy("handshakes_pending_per_address")
 
     def _check_negotiations_of(self, guest: Guest) -> None:

@@ -33,6 +33,7 @@ def _make(address: str, user_agent: str) -> Origin:
     return Origin(address, user_agent, site_of(address))
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def site_of(address: str) -> str:
     """Give what an address is counted by; a text that is no IP address counts as it is."""
     try:

@@ -106,6 +106,11 @@ class Replay:
         self._sent_ids[notification_id] = None
 
     @property
+    def has_held(self) -> bool:
+        """Whether offers wait behind the history."""
+        return bool(self._held)
+
+    @property
     def sent_ids(self) -> AbstractSet[UUID]:
         """The ids of what was sent during the replay, as far as they are remembered."""
         return self._sent_ids.keys()

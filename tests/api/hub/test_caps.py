@@ -71,6 +71,12 @@ class TestOpenConnections:
             await server.until(connections=1)
             await opened.enter_async_context(open_from(server, OFFICE))
 
+    async def test_who_could_not_come_in_anyway_is_turned_down_before_the_credential_is_checked(self) -> None:
+        """Ten thousand that come at once cost least so; the sum of checks would keep out those who have a place."""
+        async with run_hub(HubLimits(connections=1)) as server, open_from(server, OFFICE):
+            await refused(server, OFFICE, "nobody")
+            assert server.hub.stats().refused == {"connections": 1}
+
     async def test_another_address_of_the_same_user_is_let_in_while_one_is_full(self) -> None:
         async with run_hub(HubLimits(connections_per_address=1)) as server, open_from(server, OFFICE):
             await refused(server, OFFICE, "bob")
