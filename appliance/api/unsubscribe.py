@@ -1,9 +1,11 @@
 """The page behind the unsubscribe link of an e-mail, and the one click of a mail program (RFC 8058).
 
 Reading the page changes nothing: mail filters open every link. The page is written in both languages, for whoever reads
-the mailbox need not have an account here.
+the mailbox need not have an account here. Whoever has the link may also take it back: a click is easily made by
+mistake, and nobody else could undo it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any, Final
@@ -16,7 +18,7 @@ from appliance.delivery.unsubscribing import UNSUBSCRIBE_PATH, UnsubscribeLinks,
 from appliance.domain.clock import Clock
 from appliance.domain.language import Language
 from appliance.storage.database import Database
-from appliance.storage.mailboxes import load_app_names, mute_job
+from appliance.storage.mailboxes import load_app_names, mute_job, unmute_job
 
 _HTML: Final = b"text/html; charset=utf-8"
 # A token in the address must not be found by search engines, should it ever stand on a page.
@@ -31,8 +33,12 @@ _ASK: Final = {
     ),
 }
 _DONE: Final = {
-    Language.ENGLISH: ("Done", "No more e-mails with notifications of {apps} go to this address."),
-    Language.POLISH: ("Gotowe", "Powiadomienia z {apps} nie są już wysyłane na ten adres e-mail."),
+    Language.ENGLISH: ("Done", "No more e-mails with notifications of {apps} go to this address.", "Undo"),
+    Language.POLISH: ("Gotowe", "Powiadomienia z {apps} nie są już wysyłane na ten adres e-mail.", "Cofnij"),
+}
+_RESUMED: Final = {
+    Language.ENGLISH: ("Switched on again", "Notifications of {apps} are mailed to this address again."),
+    Language.POLISH: ("Włączono ponownie", "Powiadomienia z {apps} znów są wysyłane na ten adres e-mail."),
 }
 _UNKNOWN: Final = {
     Language.ENGLISH: ("This link does not work", "It is not whole, or of another server. Use the newest e-mail's."),
@@ -59,16 +65,19 @@ def unsubscribe_router(parts: Unsubscribing) -> Router:
     async def ask_unsubscribe(request: Request[Any, Any, Any], token: str) -> Reply:
         """Show what the link ends, and a button that ends it."""
         wanted = parts.links.read(token)
-        return _unknown() if wanted is None else _page(_ASK, await _apps(parts, wanted), has_button=True)
+        return _unknown() if wanted is None else _page(_ASK, await _apps(parts, wanted))
 
     @route(f"{UNSUBSCRIBE_PATH}/{{token:str}}", http_method=[HttpMethod.POST], status_code=200)
     async def unsubscribe(request: Request[Any, Any, Any], token: str) -> Reply:
-        """End it; the body is not looked at, and doing it again is harmless."""
+        """End it, or with ?resume=1 take that back; the body is not looked at, and doing it again is harmless."""
         wanted = parts.links.read(token)
         if wanted is None:
             return _unknown()
+        if request.query_params.get("resume") == "1":
+            await parts.database.write(unmute_job(wanted.mailbox_id, wanted.app_ids))
+            return _page(_RESUMED, await _apps(parts, wanted))
         is_known = await parts.database.write(mute_job(wanted.mailbox_id, wanted.app_ids, parts.clock.now()))
-        return _page(_DONE, await _apps(parts, wanted)) if is_known else _unknown()
+        return _page(_DONE, await _apps(parts, wanted), action="?resume=1") if is_known else _unknown()
 
     return Router("/", route_handlers=[ask_unsubscribe, unsubscribe])
 
@@ -81,17 +90,17 @@ def _unknown() -> Reply:
     return _page(_UNKNOWN, "", status=404)
 
 
-def _page(texts: dict[Language, Any], apps: str, *, has_button: bool = False, status: int = 200) -> Reply:
+def _page(texts: Mapping[Language, tuple[str, ...]], apps: str, *, action: str = "?", status: int = 200) -> Reply:
+    """Give a page in both languages; where the texts name a button, it posts to `action`."""
     parts = []
     for language, (heading, sentence, *button) in texts.items():
-        form = (
-            f'<form method="post" class="actions"><button class="main">{escape(button[0])}</button></form>'
-            if has_button and button
-            else ""
-        )
+        forms = [
+            f'<form method="post" action="{action}" class="actions"><button class="main">{escape(word)}</button></form>'
+            for word in button
+        ]
         parts.append(
             f'<section class="card" lang="{language.value}"><h1>{escape(heading)}</h1>'
-            f'<p class="lead">{escape(sentence.format(apps=apps))}</p>{form}</section>'
+            f'<p class="lead">{escape(sentence.format(apps=apps))}</p>{"".join(forms)}</section>'
         )
     title = texts[Language.ENGLISH][0]
     body = (

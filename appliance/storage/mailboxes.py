@@ -131,6 +131,16 @@ def mute_job(mailbox_id: UUID, app_ids: Sequence[UUID], now: datetime) -> Job[bo
     return job
 
 
+def unmute_job(mailbox_id: UUID, app_ids: Sequence[UUID]) -> Job[int]:
+    """Make the job that lets the apps mail to a mailbox again; gives how many had been switched off."""
+
+    def job(transaction: Transaction) -> int:
+        ids = [mute_id(mailbox_id, app_id) for app_id in app_ids]
+        return transaction.execute(f"DELETE FROM mailbox_mute WHERE id IN ({marks(len(ids))})", ids)
+
+    return job
+
+
 def mute_id(mailbox_id: UUID, app_id: UUID) -> str:
     """Give the id under which it is kept that a mailbox wants no e-mail of an app."""
     return f"{mailbox_id}|{app_id}"

@@ -132,6 +132,11 @@ async def test_the_link_of_an_e_mail_ends_them_on_a_post_and_only_then(rooms: Ro
     told = await rooms.until_state(ended, "released")
     assert "switched the app's e-mail off" in str(told["deliveries"])
     assert len(rooms.mail.mails) == 2
+    assert 'action="?resume=1"' in done.text
+    resumed = await rooms.api.post(f"{path}?resume=1")
+    assert (resumed.status_code, "znów są wysyłane" in resumed.text) == (200, True)
+    await rooms.send()
+    await rooms.until_mail(3)
 
 
 async def test_a_link_that_is_not_ours_ends_nothing(rooms: Rooms) -> None:
