@@ -116,6 +116,8 @@ class ResumableOutbox:
         if is_lost and not self._is_closed:
             unwritten = self._kept.notification_ids
         self._is_closed = True
+        # It leads back to the owner: the two of them would stay in memory until a collection that comes very rarely.
+        self._make_outbox = _refuse
         self._wake_waiters()
         return unwritten
 
@@ -124,3 +126,7 @@ class ResumableOutbox:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+
+def _refuse(_: Write) -> Outbox:
+    raise RuntimeError("a closed outbox goes on over no other socket")

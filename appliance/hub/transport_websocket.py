@@ -12,6 +12,7 @@ Three properties of the server (Granian) shape it:
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Final, cast
 
 from appliance.hub import endings
@@ -39,23 +40,26 @@ class WebSocketPipe:
     name (our own listener's has), it is that one, since most of what is written is the same for many.
     """
 
-    __slots__ = ("_reader", "_send", "start_write")
+    __slots__ = ("_reader", "start_write")
 
     is_write_bounded = True
 
     def __init__(self, send: Send) -> None:
-        self._send = send
         self._reader = asyncio.current_task()
-        self.start_write: Callable[[str | bytes], WriteFuture] = getattr(send, "start_write", self._start_event)
-
-    def _start_event(self, payload: str | bytes) -> WriteFuture:
-        key = "text" if isinstance(payload, str) else "bytes"
-        return begin_write(self._send, {"type": "websocket.send", key: payload})
+        # Nothing that leads back here: what holds itself stays in memory until a collection that comes very rarely.
+        self.start_write: Callable[[str | bytes], WriteFuture] = getattr(
+            send, "start_write", partial(_start_event, send)
+        )
 
     def interrupt(self) -> None:
         """Cancel the reading task, unless it is the one that calls: that one looks at the connection by itself."""
         if self._reader is not None and self._reader is not asyncio.current_task():
             self._reader.cancel()
+
+
+def _start_event(send: Send, payload: str | bytes) -> WriteFuture:
+    key = "text" if isinstance(payload, str) else "bytes"
+    return begin_write(send, {"type": "websocket.send", key: payload})
 
 
 class Absence:

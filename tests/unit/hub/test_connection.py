@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from appliance.hub import endings
+from appliance.hub.transport_websocket import WebSocketPipe
 from tests.doubles.hub_house import PING, USER, House, call, ending_of, settle
 
 
@@ -148,9 +149,12 @@ class TestEnding:
         assert len(house.core.deadlines) == 0
 
 
-async def test_a_connection_that_has_ended_is_free_at_once_without_a_collection_of_cycles(house: House) -> None:
+@pytest.mark.parametrize("is_stateful", [False, True], ids=["without", "with stateful reconnect"])
+async def test_a_connection_that_has_ended_is_free_at_once_without_a_collection_of_cycles(
+    house: House, is_stateful: bool
+) -> None:
     """Thousands that came and went stayed in memory: the program lets cycles be collected very rarely."""
-    connection, wire = await house.connect()
+    connection, wire = await house.connect(is_stateful=is_stateful)
     await connection.finish()
     house.opened.clear()
     # Its wire belongs to it; itself it takes no weak reference.
@@ -159,6 +163,20 @@ async def test_a_connection_that_has_ended_is_free_at_once_without_a_collection_
     gc.disable()
     try:
         del connection, wire
+        assert held() is None
+    finally:
+        gc.enable()
+
+
+async def test_the_pipe_to_a_server_that_takes_events_is_free_at_once_too() -> None:
+    async def send(event: object) -> None:
+        raise AssertionError("nothing is sent")
+
+    held = weakref.ref(send)
+    pipe = WebSocketPipe(send)
+    gc.disable()
+    try:
+        del pipe, send
         assert held() is None
     finally:
         gc.enable()
