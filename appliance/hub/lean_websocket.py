@@ -230,7 +230,10 @@ class LeanWebSocket(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = _State.LOST
         self._unread = b""
-        self._frames = None
+        if self._frames is not None:
+            # The library's parser holds what holds it: both would stay in memory until a collection that comes rarely.
+            self._frames.parser.close()
+            self._frames = None
         if self._close_code is None:
             self._close_code = _LOST
         if self._closing_timer is not None:

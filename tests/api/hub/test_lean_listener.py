@@ -2,6 +2,7 @@
 is tested with that one."""
 
 import asyncio
+import gc
 import logging
 import socket
 import ssl
@@ -12,13 +13,14 @@ from typing import Any
 import httpx
 import pytest
 from websockets.asyncio.client import connect
+from websockets.protocol import Protocol
 
 from appliance.hub.asgi_types import Receive, Scope, Send
 from appliance.hub.lean_limits import LeanLimits
 from appliance.hub.lean_listener import LeanListener
 from tests.doubles.certificates import Authority
 from tests.doubles.hub_client import open_hub
-from tests.doubles.hub_server import HubServer, run_hub
+from tests.doubles.hub_server import HubServer, run_hub, wait_until
 from tests.doubles.raw_websocket import BINARY, CLOSE, PING, PONG, TEXT, RawFrame, make_frame, make_upgrade, open_raw
 
 HANDSHAKE = b'{"protocol":"json","version":1}\x1e'
@@ -342,6 +344,29 @@ class TestEnding:
             await server.stop()
             assert (await raw.closing())[1] == 1001
             assert await headless.answer() == (0, "")
+
+    @pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "closed"])
+    async def test_nothing_of_a_connection_waits_for_a_collection_of_cycles(
+        self, server: HubServer, is_lost: bool
+    ) -> None:
+        """Each crowd that came and went left 1.2 KiB a client behind: the frames' parser holds what holds it."""
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(3):
+                async with open_raw(server.port) as raw:
+                    await raw.shake_hands()
+                    assert _count_parsers() > 0
+                    if not is_lost:
+                        await raw.send(make_frame(b"", opcode=CLOSE))
+                        assert (await raw.closing())[1] == 1005
+            await wait_until(lambda: _count_parsers() == 0)
+        finally:
+            gc.enable()
+
+
+def _count_parsers() -> int:
+    return sum(type(one) is Protocol for one in gc.get_objects())
 
 
 class TestSockets:
