@@ -43,6 +43,18 @@ class App(Table, tablename="app"):
     disabled_at = Timestamptz(null=True, default=None)
 
 
+class AppCredential(Table, tablename="app_credential"):
+    """An app's own credential for a push service, sealed; `id` is `app|address kind`, `facts` hold no secret."""
+
+    id = Varchar(length=50, primary_key=True, default="")
+    app = UUID(default=None)
+    address_kind = SmallInt(default=0)
+    version = UUID(default=None)
+    credential_sealed = Bytea(default=b"")
+    facts = Text(default="")
+    changed_at = Timestamptz(default=None)
+
+
 class User(Table, tablename="account"):
     """A person with an account. `username_key` is the casefolded username; `external_subject` is `issuer|sub`."""
 
@@ -280,6 +292,7 @@ class Audit(Table, tablename="audit"):
 
 TABLES: list[type[Table]] = [
     App,
+    AppCredential,
     User,
     Enrolment,
     WebSession,
