@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import partial
 from random import Random
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ from appliance.delivery.nodes_bus import RedisBus
 from appliance.delivery.receipts import ReceiptSender
 from appliance.delivery.remote import RemoteTries
 from appliance.delivery.seen import SeenDevices
+from appliance.delivery.test_push import PushTester
 from appliance.delivery.unsubscribing import UnsubscribeLinks
 from appliance.delivery.vapid import StoredVapidKeys
 from appliance.domain.clock import Clock
@@ -150,16 +152,19 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         outbound = OutboundClient(OutboundRules(settings.outbound_allow))
         channels = build_channels(ChannelParts(settings, clock, outbound, StoredVapidKeys(database, sealer)))
         links = UnsubscribeLinks(sealer, settings.public_url)
+        open_sealed = partial(open_address, sealer)
         remote = RemoteTries(
             database,
             channels,
-            lambda sealed: open_address(sealer, sealed),
+            open_sealed,
             clock,
             Random(),  # noqa: S311 - jitter
             links,
         )
         engine = DeliveryEngine(database, hub, channels, remote, clock, nodes)
         backend.attach(engine, nodes)
+        tester = PushTester(database, channels, hub, remote, open_sealed, clock, settings.delivery_mode)
+        backend.watch(tester)
         identity.watch(hub)
         if nodes is not None:
             nodes.attach(engine)
@@ -188,6 +193,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
                 hub=hub,
                 live=nodes or hub,
                 receipts=receipts,
+                tester=tester,
                 pages=pages,
             ),
             extra=[

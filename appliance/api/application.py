@@ -19,9 +19,11 @@ from appliance.api.push.devices import Devices, LiveDevices
 from appliance.api.push.router import PushParts, push_router
 from appliance.api.schema_page import schema_router
 from appliance.api.sign_in import sign_in_router
+from appliance.api.test_push import TestPushParts, test_push_router
 from appliance.delivery.accept import Acceptor
 from appliance.delivery.engine import DeliveryEngine
 from appliance.delivery.receipts import ReceiptSender
+from appliance.delivery.test_push import PushTester
 from appliance.domain.clock import Clock
 from appliance.hub.hub import Hub
 from appliance.security.sealing import Sealer
@@ -43,6 +45,7 @@ class Faces:
     hub: Hub
     live: LiveDevices
     receipts: ReceiptSender
+    tester: PushTester
     pages: Pages
 
 
@@ -65,6 +68,7 @@ def make_litestar(faces: Faces, extra: Sequence[Router | BaseRouteHandler]) -> L
         oauth_router(faces.identity),
         sign_in_router(faces.identity),
         console_hub_router(HubParts(faces.hub, faces.database, faces.clock)),
+        test_push_router(TestPushParts(faces.tester, faces.database, faces.clock)),
         pages_router(faces.pages),
         schema_router(version=__version__),
         *extra,

@@ -60,6 +60,16 @@ class OtherNodes(Protocol):
     def seated(self, device_id: UUID, seat_stamp: int) -> None: ...
 
 
+class Tests(Protocol):
+    """What a test push must hear of what it offered: see `delivery.test_push`."""
+
+    def acknowledged(self, device_id: UUID, notification_id: UUID) -> bool: ...
+
+    def disconnected(self, device_id: UUID, reason: str) -> None: ...
+
+    def cut(self, device_id: UUID, notification_ids: Sequence[UUID], reason: str) -> None: ...
+
+
 class LiveBackend:
     """Implements `hub.backend.HubBackend` over storage and engine."""
 
@@ -70,6 +80,11 @@ class LiveBackend:
         self._bind = bind
         self._engine: Waiting | None = None
         self._nodes: OtherNodes | None = None
+        self._tests: Tests | None = None
+
+    def watch(self, tests: Tests) -> None:
+        """Tell these tests, too, what devices answer."""
+        self._tests = tests
 
     def attach(self, engine: Waiting, nodes: OtherNodes | None = None) -> None:
         """Tell acknowledgements and lost connections to this engine, and to the other nodes where there are any.
@@ -148,6 +163,8 @@ class LiveBackend:
         self, device_id: UUID, notification_id: UUID, round_trip_s: float | None, *, is_late: bool = False
     ) -> bool:
         """Record the acknowledgement durably, in time or late; False for what was never meant for this device."""
+        if self._tests is not None and self._tests.acknowledged(device_id, notification_id):
+            return True
         now = self._clock.now()
         if self._nodes is not None:
             self._nodes.acknowledged(device_id, notification_id)
@@ -174,6 +191,8 @@ class LiveBackend:
     def device_disconnected(self, user_id: UUID, device_id: UUID, reason: str) -> None:
         """What the device had not answered goes to the next layer."""
         why = f"The live connection ended before the device answered ({reason})."
+        if self._tests is not None:
+            self._tests.disconnected(device_id, why)
         if self._nodes is not None:
             self._nodes.disconnected(device_id, why)
         if self._engine is not None:
@@ -181,6 +200,8 @@ class LiveBackend:
 
     def offer_cut(self, device_id: UUID, notification_ids: Sequence[UUID], reason: str) -> None:
         """What was never written to the socket goes to the next layer."""
+        if self._tests is not None:
+            self._tests.cut(device_id, notification_ids, reason)
         if self._nodes is not None:
             self._nodes.cut(device_id, notification_ids, reason)
         if self._engine is not None:

@@ -141,6 +141,18 @@ class Hub:
             self._pass_over(notification, offered)
         return offered
 
+    def offer_aside(self, device_id: UUID, notification: EncodedNotification) -> Offered | None:
+        """Send what has no number to the device's session, beside the user's order; None when it has none here.
+
+        Never blocks. Its acknowledgement, or that it was cut, comes back through `HubBackend` like any other's.
+        """
+        connection = self._core.presence.find_device(device_id)
+        session = None if connection is None else connection.session
+        if connection is None or session is None:
+            return None
+        connection.send_full(session, notification, is_measured=True)
+        return Offered(session.acknowledges, session.window_s(self._core.limits.window_most_s))
+
     def _pass_over(self, notification: EncodedNotification, offered: Mapping[UUID, Offered]) -> None:
         envelope = notification.envelope
         for connection in self._core.presence.list_user(envelope.user_id):

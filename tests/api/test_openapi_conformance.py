@@ -75,6 +75,8 @@ async def test_the_document_names_every_route_of_the_push_api(http: httpx.AsyncC
         ("DELETE", "/account/devices/{device_id}"),
         ("GET", "/account/notifications"),
         ("POST", "/account/notifications/{notification_id}/read"),
+        ("POST", "/account/devices/{device_id}/test"),
+        ("POST", "/console/api/test-push"),
     }
 
 

@@ -83,6 +83,8 @@ TOKEN_PAUSE = timedelta(minutes=20)
 STREAMS = 1000
 
 _MARK = "be4a"
+_FINE = "f19e"
+_NOBODYS = "0" * 64
 _UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 
@@ -90,7 +92,7 @@ _HEX = re.compile(r"(?:[0-9a-f]{2})+")
 def device_token(behaviour: str = "", number: int = 0) -> str:
     """Make a device token that is answered as `behaviour` says; the numbers tell devices apart."""
     if not behaviour:
-        return f"{number:064x}"
+        return f"{_FINE}{number:060x}"
     return f"{_MARK}{BEHAVIOURS.index(behaviour):04x}{number:056x}"
 
 
@@ -173,7 +175,8 @@ class ApnsDouble:
             self._judge(asked, session, token, behaviour, self._accept_once(asked, token))
 
     def _judge(self, asked: Asked, session: "_Session", token: str, behaviour: str, accept: Callable[[], None]) -> None:
-        reason = self._fault_of(asked, session, token) or behaviour
+        # Apple never gave that token to a device; it says so once it has accepted the sender.
+        reason = self._fault_of(asked, session, token) or behaviour or ("BadDeviceToken" if token == _NOBODYS else "")
         if reason:
             self._refuse(asked, session, reason)
             return

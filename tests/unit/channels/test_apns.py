@@ -423,7 +423,6 @@ def test_a_key_with_a_passphrase_is_refused_without_asking_at_the_terminal(apple
 
 @pytest.mark.parametrize("kind", ["key", "certificate"])
 async def test_the_probe_tells_a_good_credential_by_the_device_that_there_is_not(apple, make_channel, kind):
-    apple.control.script.append("BadDeviceToken")
     channel = make_channel(None if kind == "key" else certificate_for(apple))
     diagnosis = await channel.probe()
     assert (diagnosis.works, diagnosis.detail.startswith(f"Apple accepts the credential for {TOPIC}.")) == (True, True)
