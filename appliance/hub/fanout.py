@@ -43,6 +43,13 @@ class Fanout(Generic[T, P]):
             self._send_oldest()
         self._schedule()
 
+    def submit_one(self, target: T, parcel: P) -> None:
+        """Send to one, at once unless it waits for something else."""
+        if self._pending:
+            self.submit(((target, parcel),))
+        else:
+            self._send(target, parcel)
+
     def run_out(self) -> None:
         """Send everything that is pending now."""
         while self._pending:

@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -70,11 +70,9 @@ class HubStats:
     refused: Mapping[str, int]
 
 
-class _Parcel(NamedTuple):
-    """One notification for one connection; `device_id` is None in the plain dialect."""
-
-    notification: EncodedNotification
-    device_id: UUID | None
+# One notification for one connection, and the device that is meant; None in the plain dialect. A bare tuple, because
+# one is made for every connection that a notification goes to.
+_Parcel = tuple[EncodedNotification, UUID | None]
 
 
 class Hub:
@@ -128,15 +126,21 @@ class Hub:
         offered: dict[UUID, Offered] = {}
         sendings: list[tuple[Connection, _Parcel]] = []
         longest_s = self._core.limits.window_most_s
+        find_device = self._core.presence.find_device
         for device_id in device_ids:
-            connection = self._core.presence.find_device(device_id)
+            connection = find_device(device_id)
             session = None if connection is None else connection.session
-            if connection is None or session is None or device_id in offered:
+            if connection is None or session is None:
                 continue
             offered[device_id] = Offered(session.acknowledges, session.window_s(longest_s))
-            sendings.append((connection, _Parcel(notification, device_id)))
+            # Asked by the size: to hash an id takes longer than all the rest here. One that comes twice is sent once.
+            if len(offered) > len(sendings):
+                sendings.append((connection, (notification, device_id)))
         self._core.counters.offered += len(sendings)
-        self._fanout.submit(sendings)
+        if len(sendings) == 1:
+            self._fanout.submit_one(*sendings[0])
+        else:
+            self._fanout.submit(sendings)
         if self._core.seats is not None:
             self._pass_over(notification, offered)
         return offered
@@ -164,7 +168,7 @@ class Hub:
         """Send to the user's connections that have not said Hello; gives their number. Never blocks."""
         connections = self._core.presence.list_plain(user_id)
         self._core.counters.offered_plain += len(connections)
-        parcel = _Parcel(notification, None)
+        parcel: _Parcel = (notification, None)
         self._fanout.submit((connection, parcel) for connection in connections)
         return len(connections)
 
@@ -297,7 +301,8 @@ class Hub:
 
 
 def _send(connection: Connection, parcel: _Parcel) -> None:
-    if parcel.device_id is None:
-        connection.offer_plain(parcel.notification)
+    notification, device_id = parcel
+    if device_id is None:
+        connection.offer_plain(notification)
     else:
-        connection.offer(parcel.device_id, parcel.notification)
+        connection.offer(device_id, notification)

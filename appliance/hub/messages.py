@@ -9,12 +9,13 @@ from uuid import UUID
 
 import msgspec
 
-from appliance.domain.notification import Envelope
+from appliance.domain.notification import Envelope, Priority
 from appliance.hub.encoding import Frame, HubEncoding
 
 PLAIN_TARGET: Final = "ReceiveNotification"
 FULL_TARGET: Final = "Notify"
 NOTIFICATION_ID_KEY: Final = "notificationId"
+_PRIORITIES: Final = tuple(priority.name.lower() for priority in sorted(Priority))
 
 
 class Dialect(IntEnum):
@@ -36,7 +37,8 @@ class EncodedNotification:
 
     def __init__(self, envelope: Envelope) -> None:
         self.envelope = envelope
-        self._frames: dict[tuple[Dialect, str], Frame] = {}
+        # By encoding, and then by dialect: a place in a list is found without a hash.
+        self._frames: dict[str, list[Frame | None]] = {}
 
     @property
     def id(self) -> UUID:
@@ -44,10 +46,12 @@ class EncodedNotification:
 
     def frame(self, dialect: Dialect, encoding: HubEncoding) -> Frame:
         """Give the whole message in that dialect and encoding."""
-        key = (dialect, encoding.name)
-        frame = self._frames.get(key)
+        frames = self._frames.get(encoding.name)
+        if frames is None:
+            frames = self._frames[encoding.name] = [None] * len(Dialect)
+        frame = frames[dialect]
         if frame is None:
-            frame = self._frames[key] = self._encode(dialect, encoding)
+            frame = frames[dialect] = self._encode(dialect, encoding)
         return frame
 
     def _encode(self, dialect: Dialect, encoding: HubEncoding) -> Frame:
@@ -69,6 +73,7 @@ def make_plain_payload(envelope: Envelope) -> dict[str, object]:
 
 def make_full_payload(envelope: Envelope) -> Mapping[str, object]:
     """Give the one argument of `Notify`: the whole envelope, data as it was sent."""
+    data = envelope.data
     return {
         # The encoders write them as text, and much faster than `str` does.
         "id": envelope.id,
@@ -76,8 +81,8 @@ def make_full_payload(envelope: Envelope) -> Mapping[str, object]:
         "type": envelope.type,
         "title": envelope.title,
         "body": envelope.body,
-        "data": dict(envelope.data),
-        "priority": envelope.priority.name.lower(),
+        "data": data if isinstance(data, dict) else dict(data),
+        "priority": _PRIORITIES[envelope.priority],
         "sequence": envelope.sequence,
         "sentAt": format_instant(envelope.sent_at),
         "expiresAt": format_instant(envelope.expires_at),

@@ -85,6 +85,18 @@ class TestReceiving:
             for client in (full, other):
                 assert [(await client.next_notification())["title"] for _ in titles] == titles
 
+    async def test_a_device_that_is_named_twice_gets_it_once(self, server: HubServer) -> None:
+        async with open_hub(server.ws) as phone, open_hub(server.ws) as tablet:
+            await phone.say_hello()
+            await tablet.say_hello("tablet")
+            await wait_until(lambda: len(server.backend.notices) == 2)
+            for devices in (["phone", "phone"], ["phone", "tablet", "unknown", "phone", "tablet"]):
+                server.send(*devices, title=str(len(devices)))
+            assert [(await phone.next_notification())["title"] for _ in range(2)] == ["2", "5"]
+            assert (await tablet.next_notification())["title"] == "5"
+            assert (await phone.invoke("X"))["error"] and (await tablet.invoke("X"))["error"]
+            assert server.hub.stats().offered == 3
+
     async def test_all_connections_of_a_user_receive_and_nobody_else(self, server: HubServer) -> None:
         async with open_hub(server.ws) as first, open_hub(server.ws, "bob") as bob:
             async with open_hub(server.ws) as second:

@@ -13,7 +13,11 @@ class Post:
         self.fanout: Fanout[int, str] = Fanout(lambda target, parcel: self.sent.append((target, parcel)), most_pending)
 
     def submit(self, targets: Iterable[int], parcel: str) -> None:
-        self.fanout.submit((target, parcel) for target in targets)
+        several = list(targets)
+        if len(several) == 1:
+            self.fanout.submit_one(several[0], parcel)
+        else:
+            self.fanout.submit((target, parcel) for target in several)
 
 
 async def test_a_small_set_goes_out_at_once() -> None:
