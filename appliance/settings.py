@@ -80,6 +80,8 @@ class Settings:
     """The topic of calls; the bundle id with .voip when unset."""
     apns_base_url: str = "https://api.push.apple.com"
     """Apple's server; for builds from Xcode https://api.sandbox.push.apple.com."""
+    apns_sandbox_base_url: str = "https://api.sandbox.push.apple.com"
+    """Apple's server for apps whose own credential is for the sandbox."""
     apns_key_id: str = ""
     """The ten characters that name the authentication key."""
     apns_team_id: str = ""
@@ -320,7 +322,7 @@ def _check_together(settings: Settings) -> None:
 
 
 def _check_providers(settings: Settings) -> None:
-    for name in ("fcm_base_url", "apns_base_url"):
+    for name in ("fcm_base_url", "apns_base_url", "apns_sandbox_base_url"):
         if not _names_server(getattr(settings, name)):
             raise SettingsError(
                 f"{name.upper()} is {getattr(settings, name)!r}: give https:// and a host, and a port if it needs one."

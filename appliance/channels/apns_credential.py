@@ -6,7 +6,10 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from hashlib import sha256
+from threading import Lock
 from typing import Final
+from weakref import WeakValueDictionary
 
 import jwt
 from cryptography import x509
@@ -54,7 +57,7 @@ class ProviderTokens:
 
     def __init__(self, key: ApnsKey, clock: Clock) -> None:
         """Raises `BadApnsCredential` for a key that is none."""
-        self._key = _read_key(key)
+        self._key = read_key(key)
         self._headers = {"kid": key.key_id}
         self._team_id = key.team_id
         self._clock = clock
@@ -85,6 +88,29 @@ class ProviderTokens:
         self._made_at = now
 
 
+class SharedProviderTokens:
+    """The provider tokens of all keys in use; whoever uses one keeps it. Safe to share between threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._tokens: WeakValueDictionary[tuple[str, str, bytes], ProviderTokens] = WeakValueDictionary()
+
+    def find(self, credential: ApnsCredential, clock: Clock) -> ProviderTokens | None:
+        """Give the tokens of a key; None for a certificate, and for a key that is none: its channel tells that."""
+        if isinstance(credential, ApnsCertificate):
+            return None
+        # Under one pair of ids there may be a wrong key, too, which must not be taken for the right one.
+        mark = (credential.team_id, credential.key_id, sha256(credential.p8.reveal().encode()).digest())
+        with self._lock:
+            tokens = self._tokens.get(mark)
+            if tokens is None:
+                try:
+                    tokens = self._tokens[mark] = ProviderTokens(credential, clock)
+                except BadApnsCredential:
+                    return None
+            return tokens
+
+
 def make_certificate_tls(credential: ApnsCertificate, make_tls: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
     """Make TLS settings that show the certificate. Raises `BadApnsCredential`."""
     pem = credential.certificate.strip() + "\n" + credential.private_key.reveal().strip() + "\n"
@@ -106,8 +132,11 @@ def expiry_of(credential: ApnsCertificate) -> datetime:
         raise BadApnsCredential("The APNs certificate is not PEM.") from None
 
 
-def _read_key(key: ApnsKey) -> ec.EllipticCurvePrivateKey:
-    for name, value in (("APNS_KEY_ID", key.key_id), ("APNS_TEAM_ID", key.team_id)):
+def read_key(
+    key: ApnsKey, *, names: tuple[str, str, str] = ("APNS_KEY_ID", "APNS_TEAM_ID", "APNS_AUTH_KEY_P8")
+) -> ec.EllipticCurvePrivateKey:
+    """Check a key; `names` is what faults call key id, team id and key. Raises `BadApnsCredential`."""
+    for name, value in ((names[0], key.key_id), (names[1], key.team_id)):
         if not (value.isascii() and value.isalnum() and len(value) == 10):
             raise BadApnsCredential(f"{name} must be the ten letters and digits that Apple's developer site shows.")
     # As people write it into one line of a file of settings.
@@ -117,7 +146,7 @@ def _read_key(key: ApnsKey) -> ec.EllipticCurvePrivateKey:
     except (ValueError, TypeError, UnicodeEncodeError):
         loaded = None
     if not isinstance(loaded, ec.EllipticCurvePrivateKey) or not isinstance(loaded.curve, ec.SECP256R1):
-        raise BadApnsCredential("APNS_AUTH_KEY_P8 is not an authentication key: paste the whole .p8 file.")
+        raise BadApnsCredential(f"{names[2]} is not an authentication key: paste the whole .p8 file.")
     return loaded
 
 

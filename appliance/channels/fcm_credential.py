@@ -48,26 +48,24 @@ class ServiceAccount:
     signer: Any
 
 
-def read_service_account(text: Secret, *, base_url: str) -> ServiceAccount:
+def read_service_account(text: Secret, *, base_url: str, named: str = "FIREBASE_CREDENTIALS_JSON") -> ServiceAccount:
     """Read the JSON that Google's console gives. Slow the first time (it loads the SDK): call it in a thread.
 
-    The token endpoint must be Google's or on the server of `base_url`, since the secret assertion goes there. Raises
-    `BadServiceAccount`.
+    `named` is what faults call it. The token endpoint must be Google's or on the server of `base_url`, since the secret
+    assertion goes there. Raises `BadServiceAccount`.
     """
     from firebase_admin import credentials  # type: ignore[import-untyped]
 
     try:
         told = msgspec.json.decode(text.reveal().encode(), type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeEncodeError):
-        raise BadServiceAccount(
-            "FIREBASE_CREDENTIALS_JSON is not JSON: paste the whole key file of the service account."
-        ) from None
+        raise BadServiceAccount(f"{named} is not JSON: paste the whole key file of the service account.") from None
     try:
         certificate = credentials.Certificate(told)
         project_id, token_url = str(certificate.project_id or ""), str(told["token_uri"])
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BadServiceAccount(
-            "FIREBASE_CREDENTIALS_JSON is not a service account's key file: make a new key in the Firebase console "
+            f"{named} is not a service account's key file: make a new key in the Firebase console "
             "under Project settings, Service accounts."
         ) from None
     if not project_id:

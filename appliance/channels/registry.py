@@ -1,10 +1,12 @@
 """The channels that there are. A new one is one file in this package and one line in `BUILDERS`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
 
 from appliance.channels.apns import ApnsChannel
-from appliance.channels.apns_credential import ApnsCertificate, ApnsKey
+from appliance.channels.apns_credential import ApnsCertificate, ApnsKey, SharedProviderTokens
 from appliance.channels.contract import Channel
 from appliance.channels.email import EmailChannel
 from appliance.channels.fcm import FcmChannel
@@ -24,6 +26,7 @@ class ChannelParts:
     clock: Clock
     outbound: Poster
     vapid_keys: VapidKeys
+    provider_tokens: SharedProviderTokens = field(default_factory=SharedProviderTokens)
 
 
 Builder = Callable[[ChannelParts], Channel | None]
@@ -83,6 +86,7 @@ def _build_apns(parts: ChannelParts) -> Channel | None:
         topic=settings.apns_bundle_id,
         voip_topic=settings.apns_voip_topic or None,
         base_url=settings.apns_base_url,
+        tokens=parts.provider_tokens.find(credential, parts.clock),
     )
 
 
@@ -94,31 +98,76 @@ def _build_email(parts: ChannelParts) -> Channel | None:
 BUILDERS: tuple[Builder, ...] = (_build_relay, _build_fcm, _build_apns, _build_web_push, _build_email)
 
 
-class ChannelSet:
-    """The channels of one configuration. The first that takes a kind of address serves it."""
+class OwnChannels(Protocol):
+    """The channels of apps that have credentials of their own; implemented above, where storage can be read."""
 
-    def __init__(self, channels: Sequence[Channel]) -> None:
+    @property
+    def places(self) -> frozenset[tuple[UUID, AddressKind]]:
+        """Which apps have their own, for which kinds of address."""
+        ...
+
+    def channel_for(self, kind: AddressKind, app_id: UUID) -> Channel | None: ...
+
+    def watch(self, on_gone: Callable[[Channel], None]) -> None:
+        """Tell when a channel is no more: nothing new begins on it, what it holds finishes."""
+        ...
+
+    async def keep_fresh(self) -> None:
+        """Take note of what was changed elsewhere, when the last look is some time ago."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class ChannelSet:
+    """The channels of one configuration: an app's own come first, then the first that takes the kind of address."""
+
+    def __init__(self, channels: Sequence[Channel], own: OwnChannels | None = None) -> None:
+        """`channels` are the instance's."""
         self.channels = tuple(channels)
+        self._own = own
         self._by_kind: dict[AddressKind, Channel] = {}
         for channel in channels:
             for kind in channel.address_kinds:
                 self._by_kind.setdefault(kind, channel)
 
-    def channel_for(self, kind: AddressKind) -> Channel | None:
-        """Give the channel that reaches this kind of address, or None: then only the hub does."""
+    def channel_for(self, kind: AddressKind, app_id: UUID | None = None) -> Channel | None:
+        """Give the channel that reaches this kind of address for the app, or None: then only the hub does."""
+        if self._own is not None and app_id is not None:
+            own = self._own.channel_for(kind, app_id)
+            if own is not None:
+                return own
         return self._by_kind.get(kind)
 
     @property
     def remote_kinds(self) -> frozenset[AddressKind]:
+        """The kinds of address that the instance's channels reach, for every app."""
         return frozenset(self._by_kind)
+
+    @property
+    def own_places(self) -> frozenset[tuple[UUID, AddressKind]]:
+        """Which apps reach a kind of address with a credential of their own."""
+        return frozenset() if self._own is None else self._own.places
+
+    def watch(self, on_gone: Callable[[Channel], None]) -> None:
+        """Tell when an app's own channel is no more."""
+        if self._own is not None:
+            self._own.watch(on_gone)
+
+    async def keep_fresh(self) -> None:
+        """Take note of credentials of apps that were changed elsewhere; mostly it does nothing."""
+        if self._own is not None:
+            await self._own.keep_fresh()
 
     async def close(self) -> None:
         """Close all channels, in order."""
         for channel in self.channels:
             await channel.close()
+        if self._own is not None:
+            await self._own.close()
 
 
-def build_channels(parts: ChannelParts) -> ChannelSet:
+def build_channels(parts: ChannelParts, own: OwnChannels | None = None) -> ChannelSet:
     """Make the channels that the settings ask for. Local-only mode has no other than e-mail, where that is set up."""
     built = (builder(parts) for builder in BUILDERS)
-    return ChannelSet([channel for channel in built if channel is not None])
+    return ChannelSet([channel for channel in built if channel is not None], own)

@@ -100,10 +100,18 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How deliveries are due: which kinds of address have a remote channel now, and how long the hub goes first."""
+    """How deliveries are due: which kinds of address have a remote channel now, and how long the hub goes first.
+
+    `own_places` are the apps that have a channel of their own for a kind.
+    """
 
     remote_kinds: frozenset[AddressKind]
     hub_first: timedelta
+    own_places: frozenset[tuple[UUID, AddressKind]] = frozenset()
+
+    def has_remote(self, app_id: UUID, kind: AddressKind) -> bool:
+        """Tell whether this app reaches this kind of address in another way than the hub."""
+        return kind in self.remote_kinds or (app_id, kind) in self.own_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -537,7 +545,7 @@ def _first_due_at(notification: Released, delivery: PlannedDelivery, plan: Plan)
     if notification.expires_at <= notification.released_at:
         # Live only: whoever is connected has one window to answer.
         return notification.released_at + plan.hub_first
-    if delivery.address_kind not in plan.remote_kinds:
+    if not plan.has_remote(notification.app_id, delivery.address_kind):
         return notification.expires_at
     return min(notification.released_at + plan.hub_first, notification.expires_at)
 
