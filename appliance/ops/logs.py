@@ -15,3 +15,5 @@ def set_up_logging(settings: Settings) -> None:
     # These tell at "info" what Carillon's own events tell better.
     for noisy in ("_granian", "granian", "httpx", "httpcore", "websockets", "asyncio", "piccolo"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # At "debug" it writes every header of HTTP/2 down, and with them the providers' access tokens.
+    logging.getLogger("hpack").setLevel(logging.WARNING)
