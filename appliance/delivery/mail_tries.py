@@ -15,6 +15,7 @@ from appliance.channels.registry import ChannelSet
 from appliance.delivery.lanes import Lane
 from appliance.delivery.letters import make_mail
 from appliance.delivery.unsubscribing import UnsubscribeLinks
+from appliance.domain.breaker import Trial
 from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
 from appliance.domain.errors import CarillonError
@@ -82,28 +83,29 @@ class MailTries:
         if channel is None:
             return await self._database.write(put_mails_off_job(due))
         lane = self._lane_of(channel)
-        room = self._begin(lane, min(len(due), self._flights.free))
-        if not room:
+        trials = self._begin(lane, min(len(due), self._flights.free))
+        if not trials:
             return 0
         claims = MailClaims()
         try:
-            job = claim_mails_job(due, now, now + lease, room=room, channel=ChannelName.EMAIL)
+            job = claim_mails_job(due, now, now + lease, room=len(trials), channel=ChannelName.EMAIL)
             claims = await self._database.write(job)
             for claimed in claims.claimed:
-                self._flights.launch(claimed.id, claimed.delivery_ids, self._try(claimed, lane, timeout_s))
+                self._flights.launch(
+                    claimed.id, claimed.delivery_ids, self._try(claimed, lane, trials.pop(0), timeout_s)
+                )
         finally:
-            for _ in range(room - len(claims.claimed)):
-                lane.abandon()
+            for trial in trials:
+                lane.abandon(trial)
         return claims.moved + len(claims.claimed)
 
-    def _begin(self, lane: Lane, most: int) -> int:
-        now_mono, room = self._clock.monotonic(), 0
-        while room < most and lane.may_begin(now_mono):
-            lane.begin(now_mono)
-            room += 1
-        return room
+    def _begin(self, lane: Lane, most: int) -> list[Trial]:
+        now_mono, trials = self._clock.monotonic(), list[Trial]()
+        while len(trials) < most and lane.may_begin(now_mono):
+            trials.append(lane.begin(now_mono))
+        return trials
 
-    async def _try(self, claimed: ClaimedMail, lane: Lane, timeout_s: float) -> None:
+    async def _try(self, claimed: ClaimedMail, lane: Lane, trial: Trial, timeout_s: float) -> None:
         started_at, started_mono = self._clock.now(), self._clock.monotonic()
         outcome: Outcome | None = None
         try:
@@ -119,9 +121,10 @@ class MailTries:
             logger.exception("mail_failed", extra={"mail": str(claimed.id)})
         finally:
             if outcome is None:
-                lane.abandon()
+                lane.abandon(trial)
             else:
-                lane.end(outcome, self._clock.monotonic())
+                ended_mono = self._clock.monotonic()
+                lane.end(trial, outcome, ended_mono, took_s=ended_mono - started_mono)
             self._flights.landed(claimed.id)
 
     async def _record(self, row: LetterRow, outcome: Outcome, started_at: datetime, took_s: float) -> None:

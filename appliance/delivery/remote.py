@@ -1,7 +1,8 @@
 """Remote tries: claim, let the channel deliver, record the outcome. The claim is committed before the call.
 
 What may not begin because its lane is full or closed is either not read at all (where a channel has one lane), or put
-off by a moved `due_at`, so that it does not stand in the way of what other lanes could take.
+off by a moved `due_at`, so that it does not stand in the way of what other lanes could take: the more waits for a lane,
+the longer.
 """
 
 import asyncio
@@ -18,7 +19,9 @@ from appliance.channels.registry import ChannelSet
 from appliance.delivery.envelope import make_envelope
 from appliance.delivery.lanes import Lane, LaneReport, Lanes
 from appliance.delivery.mail_tries import MailTries
+from appliance.delivery.strangers import Strangers
 from appliance.delivery.unsubscribing import UnsubscribeLinks
+from appliance.domain.breaker import Trial
 from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
 from appliance.domain.errors import CarillonError
@@ -37,6 +40,7 @@ from appliance.storage.deliveries import (
     move_job,
     retire_device_job,
 )
+from appliance.storage.put_off import load_waiting, put_off_job
 from appliance.storage.writer import Transaction
 
 logger = logging.getLogger(__name__)
@@ -47,7 +51,10 @@ LEASE: Final = timedelta(seconds=60)
 
 MOST_AT_ONCE: Final = 512
 """Most tries of all lanes at once."""
-SHORTEST_PUT_OFF_S: Final = 0.25
+MANY_HELD_UP: Final = 50
+"""From so many of one page on, and more than half of it, what else waits for these devices is put off with them."""
+MOST_PUT_OFF: Final = 2_000
+"""Most of that in one transaction."""
 ONLY_LANE: Final = "only"
 
 OpenAddress = Callable[[bytes], Secret]
@@ -60,6 +67,7 @@ class _Try:
     due: Due
     push: Push | None
     lane: Lane
+    trial: Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,7 @@ class RemoteTries:
         self._clock = clock
         self._random = random
         self._lanes = Lanes(random)
+        self._strangers = Strangers()
         self._in_flight: dict[UUID, _Flight] = {}
         self._mails = MailTries(database, channels, self._only_lane_of, self, clock, random, links)
         self._group: asyncio.TaskGroup | None = None
@@ -127,14 +136,28 @@ class RemoteTries:
 
     def _is_busy(self, kind: AddressKind, now: float) -> bool:
         channel = self._channels.channel_for(kind)
-        return channel is not None and channel.has_one_lane and not self._lanes.of(channel, ONLY_LANE).may_begin(now)
+        if channel is None:
+            return False
+        if not channel.has_one_lane:
+            return self._strangers.are_many
+        return not self._lanes.of(channel, ONLY_LANE, now).may_begin(now)
 
     async def start(self, due: Sequence[Due], now: datetime) -> int:
         """Claim and begin what may begin, put the rest off until its lane may be free; gives how many of both."""
         if self._group is None:
             return 0
-        chosen: list[_Try] = []
-        put_off: list[Move] = []
+        waiting: dict[_Try, None] = {}
+        held_up: list[tuple[Due, Lane]] = []
+        try:
+            self._choose(due, waiting, held_up)
+            return await self._claim(waiting, await self._put_off(held_up, len(due), now), now)
+        finally:
+            # Whatever came in between: what has not been launched holds no slot.
+            for one in waiting:
+                self._release(one)
+
+    def _choose(self, due: Sequence[Due], chosen: dict[_Try, None], held_up: list[tuple[Due, Lane]]) -> None:
+        """Take a slot for what may begin, and gather what its lane holds up."""
         now_mono = self._clock.monotonic()
         for delivery in due:
             channel = self._channels.channel_for(delivery.address_kind)
@@ -142,30 +165,61 @@ class RemoteTries:
             if channel is None or delivery.id in self._in_flight:
                 continue
             push = self._make_push(delivery)
-            lane = self._lanes.of(channel, ONLY_LANE if push is None or channel.has_one_lane else channel.lane_of(push))
-            if len(self._in_flight) + len(chosen) < MOST_AT_ONCE and lane.may_begin(now_mono):
-                lane.begin(now_mono)
-                chosen.append(_Try(delivery, push, lane))
-            elif not channel.has_one_lane:
-                put_off.append(Move(delivery.id, None, due_at=self._free_again_at(lane, delivery, now, now_mono)))
-        if put_off:
-            await self._database.write(move_job(put_off, now))
-        return len(put_off) + await self._begin(chosen, now)
+            lane = self._lanes.of(channel, _lane_name(channel, push), now_mono)
+            has_room = len(self._in_flight) + len(chosen) < MOST_AT_ONCE
+            if channel.has_one_lane:
+                if has_room and lane.may_begin(now_mono):
+                    chosen[_Try(delivery, push, lane, lane.begin(now_mono))] = None
+            elif has_room and lane.may_begin(now_mono) and self._strangers.may_begin(delivery.user_id):
+                self._strangers.begin(delivery.user_id)
+                chosen[_Try(delivery, push, lane, lane.begin(now_mono))] = None
+            else:
+                held_up.append((delivery, lane))
 
-    async def _begin(self, chosen: Sequence[_Try], now: datetime) -> int:
-        if not chosen or self._group is None:
+    async def _claim(self, waiting: dict[_Try, None], put_off: Sequence[tuple[UUID, datetime]], now: datetime) -> int:
+        if not waiting and not put_off:
             return 0
-        waiting = dict.fromkeys(chosen)
-        try:
-            claimed = set(await self._database.write(claim_job([one.due.id for one in chosen], now + LEASE)))
-            for one in chosen:
-                if one.due.id in claimed:
-                    del waiting[one]
-                    self.launch(one.due.id, (one.due.id,), self._try(one))
-        finally:
-            for one in waiting:
-                one.lane.abandon()
-        return len(claimed)
+        claim = claim_job([one.due.id for one in waiting], now + LEASE) if waiting else None
+        put = put_off_job(put_off) if put_off else None
+
+        def job(transaction: Transaction) -> list[UUID]:
+            if put is not None:
+                put(transaction)
+            return claim(transaction) if claim is not None else []
+
+        claimed = set(await self._database.write(job))
+        for one in list(waiting):
+            if one.due.id in claimed:
+                del waiting[one]
+                self.launch(one.due.id, (one.due.id,), self._try(one))
+        return len(put_off) + len(claimed)
+
+    async def _put_off(
+        self, held_up: Sequence[tuple[Due, Lane]], looked_at: int, now: datetime
+    ) -> list[tuple[UUID, datetime]]:
+        """Give when to look again at what is held up, and at what else waits for the same devices if that is much."""
+        now_mono = self._clock.monotonic()
+
+        def free_again_at(lane: Lane, expires_at: datetime) -> datetime:
+            return min(expires_at, now + timedelta(seconds=lane.free_again_in(now_mono, self._random)))
+
+        put_off = [(due.id, free_again_at(lane, due.expires_at)) for due, lane in held_up]
+        if len(held_up) >= MANY_HELD_UP and len(held_up) * 2 > looked_at:
+            lanes = {due.device_id: lane for due, lane in held_up}
+            known = {due.id for due, _ in held_up} | self._in_flight.keys()
+            for one in await load_waiting(self._database, list(lanes), now, MOST_PUT_OFF):
+                if one.id not in known:
+                    put_off.append((one.id, free_again_at(lanes[one.device_id], one.expires_at)))
+        return put_off
+
+    def _release(self, one: _Try, outcome: Outcome | None = None, took_s: float = 0.0) -> None:
+        """Give the slot of a try back, with what it came to; None says nothing of the lane."""
+        if not one.lane.channel.has_one_lane:
+            self._strangers.end(one.due.user_id)
+        if outcome is None:
+            one.lane.abandon(one.trial)
+        else:
+            one.lane.end(one.trial, outcome, self._clock.monotonic(), took_s=took_s)
 
     async def start_mails(self, now: datetime) -> int:
         """Look at what is due for mailboxes; gives how much of it moved or began."""
@@ -183,12 +237,7 @@ class RemoteTries:
         self._on_free()
 
     def _only_lane_of(self, channel: Channel) -> Lane:
-        return self._lanes.of(channel, ONLY_LANE)
-
-    def _free_again_at(self, lane: Lane, due: Due, now: datetime, now_mono: float) -> datetime:
-        rests_s = max(SHORTEST_PUT_OFF_S, (lane.breaker.open_until or now_mono) - now_mono)
-        # Spread out: what waits for one lane must not come back in one instant.
-        return min(due.expires_at, now + timedelta(seconds=rests_s * (1 + self._random.random())))
+        return self._lanes.of(channel, ONLY_LANE, self._clock.monotonic())
 
     async def hand_back(self) -> None:
         """Stop what is in flight and give the claims back, so that the next start takes them up at once."""
@@ -211,11 +260,7 @@ class RemoteTries:
         except Exception:
             logger.exception("attempt_failed", extra={"delivery": str(one.due.id)})
         finally:
-            if outcome is None or one.push is None:
-                # Nothing was asked of the provider, so nothing is known of it.
-                one.lane.abandon()
-            else:
-                one.lane.end(outcome, self._clock.monotonic())
+            self._release(one, outcome, self._clock.monotonic() - started_mono)
             self.landed(one.due.id)
 
     def _make_push(self, due: Due) -> Push | None:
@@ -244,7 +289,10 @@ class RemoteTries:
     async def _deliver(self, one: _Try) -> Outcome:
         if one.push is None:
             return Misconfigured(
-                "The stored address cannot be opened: SECRET_KEY is not the one it was sealed with.", code="sealed"
+                "The stored address cannot be opened: SECRET_KEY is not the one it was sealed with.",
+                code="sealed",
+                is_about_device=True,
+                was_asked=False,
             )
         return await self.ask(one.lane.channel, one.push, one.due.id)
 
@@ -306,3 +354,14 @@ class RemoteTries:
             random=self._random,
             retry_after=pause,
         )
+
+
+def _lane_name(channel: Channel, push: Push | None) -> str:
+    if push is None or channel.has_one_lane:
+        return ONLY_LANE
+    try:
+        return channel.lane_of(push)
+    except Exception:
+        # One address that the channel cannot read must not keep the others from being looked at.
+        logger.exception("address_unreadable", extra={"device": str(push.device_id)})
+        return ONLY_LANE

@@ -53,18 +53,26 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The provider says definitively that this address is dead; `evidence` is its own statement."""
+    """The provider says definitively that this address is dead; `evidence` is its own statement.
+
+    `was_asked` is False where the address shows it by itself and no provider was asked.
+    """
 
     evidence: str
     code: str = "gone"
+    was_asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """This notification will never be taken as it is; other notifications to the device may be."""
+    """This notification will never be taken as it is; other notifications to the device may be.
+
+    `was_asked` is False where we saw that ourselves and asked no provider.
+    """
 
     reason: str
     code: str = "rejected"
+    was_asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +80,13 @@ class Misconfigured:
     """Our credential or setting is wrong: an admin must act; nothing is retired and the delivery waits.
 
     `is_about_device`: it does not fit this device's address, and says nothing about what else is sent with it.
+    `was_asked` is False where we saw that ourselves and asked no provider.
     """
 
     reason: str
     code: str = "misconfigured"
     is_about_device: bool = False
+    was_asked: bool = True
 
 
 Outcome = Accepted | Confirmed | Retry | Gone | Rejected | Misconfigured
@@ -89,6 +99,15 @@ _KINDS: dict[type, OutcomeKind] = {
     Rejected: OutcomeKind.REJECTED,
     Misconfigured: OutcomeKind.MISCONFIGURED,
 }
+
+
+def was_asked(outcome: Outcome) -> bool:
+    """Tell whether the outcome says anything about the provider: whether it was asked at all."""
+    match outcome:
+        case Gone(was_asked=asked) | Rejected(was_asked=asked) | Misconfigured(was_asked=asked):
+            return asked
+        case _:
+            return True
 
 
 def kind_of(outcome: Outcome) -> OutcomeKind:
