@@ -124,6 +124,14 @@ async def count_missed(
     return int(row[0]) if row else 0
 
 
+async def load_is_awaited(database: Database, device_id: UUID) -> bool:
+    """Tell whether any delivery to the device is still open."""
+    row = await database.read_one(
+        "SELECT 1 FROM delivery WHERE device = ? AND settled_at IS NULL LIMIT 1", (device_id,)
+    )
+    return row is not None
+
+
 async def load_newest(database: Database, device_ids: Sequence[UUID]) -> Mapping[UUID, tuple[UUID, int]]:
     """Read the user of each of these devices and that user's newest number; without the devices that are retired."""
     if not device_ids:

@@ -101,3 +101,15 @@ async def test_a_device_whose_provider_disowned_its_token_goes_on_over_the_hub_a
         assert len(channel.pushes) == 1
         missed = await house.backend.load_missed(user_id, device_id, 1, 100)
         assert [one.id for one in missed.notifications] == [later]
+
+
+async def test_a_cursor_with_nothing_open_behind_it_costs_no_write(house):
+    """After a restart everybody says Hello with a cursor at once; each of them had a write of its own."""
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_device(user_id, app_id, "token")
+    before = house.database.writer.jobs
+    await say_hello(house, user_id, device_id)
+    # Whoever waits for a write has heard of all before it.
+    await house.database.write(lambda transaction: None)
+    assert house.database.writer.jobs == before + 1
