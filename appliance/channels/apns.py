@@ -105,7 +105,8 @@ class ApnsChannel:
         try:
             request = make_request(push, now, topic=self._topic, voip_topic=self._voip_topic)
         except DoesNotFit as too_large:
-            return Rejected(f"It is too large for APNs, even without its data ({too_large}).", code="too_large")
+            text = f"It is too large for APNs, even without its data ({too_large})."
+            return Rejected(text, code="too_large", was_asked=False)
         answer = await self._send(lambda authorization: wire_request(request, now, authorization), deadline)
         return self._judge(answer, push.registered_at)
 
@@ -199,7 +200,7 @@ def outcome_of(answer: Answered, *, registered_at: datetime, now: datetime, is_e
     refusal = _read_refusal(answer)
     reason = shown(refusal.reason)
     code = reason or str(answer.status)
-    after = read_retry_after(answer.header(b"retry-after"), now)
+    after = read_retry_after(answer.header(b"retry-after"), now, sent_at=answer.header(b"date"))
     match answer.status, reason:
         case 410, _:
             return _gone(refusal, registered_at, code)

@@ -83,9 +83,11 @@ class FcmChannel:
         try:
             body = encode_message(push, self._clock.now(), android_channel=self._android_channel)
         except DoesNotFit as too_large:
-            return Rejected(f"It is too large for FCM, even without its data ({too_large}).", code="too_large")
+            text = f"It is too large for FCM, even without its data ({too_large})."
+            return Rejected(text, code="too_large", was_asked=False)
         except ValueError:
-            return Rejected("FCM cannot carry it: a key of its data or its address has a form that it refuses.")
+            text = "FCM cannot carry it: a key of its data or its address has a form that it refuses."
+            return Rejected(text, was_asked=False)
         return await self._send(body, deadline)
 
     async def probe(self) -> Diagnosis:
@@ -174,7 +176,7 @@ def outcome_of(answer: Answered, now: datetime) -> Outcome:
         return _read_success(answer)
     error = _read_error(answer)
     code = _code_of(error)
-    after = read_retry_after(answer.header(b"retry-after"), now)
+    after = read_retry_after(answer.header(b"retry-after"), now, sent_at=answer.header(b"date"))
     name = code or error.status or str(answer.status)
     match answer.status, code:
         case 404, "UNREGISTERED":

@@ -13,6 +13,7 @@ import msgspec
 
 from appliance.channels.contract import ChannelName, Diagnosis, Push
 from appliance.channels.fitting import DoesNotFit, fit
+from appliance.channels.plain_words import without_pieces_of
 from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
 from appliance.domain.outcome import Accepted, Gone, Misconfigured, Outcome, Rejected, Retry
@@ -25,6 +26,8 @@ MOST_BODY_BYTES: Final = 3_800
 """What FCM and APNs carry, less what the relay adds."""
 PROBE_DEADLINE_S: Final = 10.0
 _ALL_FAILED: Final = "All providers failed"
+_WEATHER: Final = frozenset({408, 421, 425})
+"""A slow network, another server's connection, too early: none is about the push itself."""
 _ID_KEY: Final = "notificationId"
 
 
@@ -75,16 +78,17 @@ class RelayChannel:
         try:
             body = _make_body(push, self._clock)
         except DoesNotFit as too_large:
-            return Rejected(f"It is too large for a push, even without its data ({too_large}).", code="too_large")
+            text = f"It is too large for a push, even without its data ({too_large})."
+            return Rejected(text, code="too_large", was_asked=False)
         try:
             reply = await self._poster.request(
                 "POST", f"{self._url}/api/push", headers=self._sign(body), body=body, deadline_s=push.timeout_s
             )
         except OutboundRefused as refused:
-            return Misconfigured(str(refused), code="outbound_refused")
+            return Misconfigured(str(refused), code="outbound_refused", was_asked=False)
         except OutboundFailed as failed:
             return Retry(f"The relay: {failed}", code=failed.reason.value)
-        return self._outcome_of(reply)
+        return self._outcome_of(reply, push.address.reveal())
 
     async def probe(self) -> Diagnosis:
         """Ask whether the relay is there and knows this instance: an empty push is refused only after its signature."""
@@ -113,9 +117,10 @@ class RelayChannel:
         # Without an id the key is the relay's one key for everybody.
         return headers | ({"x-relay-instance": self._instance_id} if self._instance_id else {})
 
-    def _outcome_of(self, reply: Reply) -> Outcome:
-        status, said = reply.status, _said(reply)
-        retry_after = read_retry_after(reply.headers.get("retry-after"), self._clock.now())
+    def _outcome_of(self, reply: Reply, address: str = "") -> Outcome:
+        status, said = reply.status, _said(reply, address)
+        headers = reply.headers
+        retry_after = read_retry_after(headers.get("retry-after"), self._clock.now(), sent_at=headers.get("date"))
         if 200 <= status < 300:
             return Accepted()
         if status == 410:
@@ -128,7 +133,10 @@ class RelayChannel:
                 "PUSH_RELAY_INSTANCE_ID and this server's clock, or register again.",
                 code="401",
             )
-        if status in (403, 404):
+        if 300 <= status < 400:
+            text = f"The relay answered {status}, a redirect: set PUSH_RELAY_URL to the address that it leads to."
+            return Misconfigured(text, code=str(status))
+        if status in (403, 404, 405, 407):
             return Misconfigured(
                 f"The relay answered {status}{said}: this instance is disabled there, or PUSH_RELAY_URL is no relay.",
                 code=str(status),
@@ -136,7 +144,7 @@ class RelayChannel:
         if status == 502 and _ALL_FAILED in said:
             # A dead token and an outage look the same there, so it says nothing about the relay.
             return Retry("The relay's providers did not take it.", after=retry_after, code="502", is_about_device=True)
-        if status >= 500:
+        if status >= 500 or status in _WEATHER:
             return Retry(f"The relay answered {status}{said}.", after=retry_after, code=str(status))
         return Rejected(f"The relay answered {status}{said}.", code=str(status))
 
@@ -198,9 +206,11 @@ def _compact(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _said(reply: Reply) -> str:
+def _said(reply: Reply, address: str = "") -> str:
     try:
         error = msgspec.json.decode(reply.body, type=_RelayError).error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
-    return f" ({error[:100]})" if error and error.isprintable() else ""
+    # A relay may repeat the token that it was sent.
+    text = without_pieces_of((address,), error[:100])
+    return f" ({text})" if text and text.isprintable() else ""

@@ -7,7 +7,7 @@ Google's push services.
 import base64
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -18,6 +18,7 @@ import msgspec
 
 from appliance.channels.contract import ChannelName, Diagnosis, Push
 from appliance.channels.fitting import DoesNotFit, fit
+from appliance.channels.plain_words import without_pieces_of
 from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
 from appliance.domain.notification import Envelope, Priority
@@ -42,6 +43,8 @@ _MOZILLA: Final = ".mozilla.com"
 _URGENCIES: Final = {Priority.LOW: "low", Priority.NORMAL: "normal", Priority.HIGH: "high"}
 _TOPIC_CHARS: Final = 32
 _SUBJECT: Final = re.compile(r"mailto:[^\s<>@]+@[^\s<>@]+\.[^\s<>@]+|https://[^\s/]+\.[^\s/]+(/\S*)?")
+_WEATHER: Final = frozenset({407, 408, 421, 425})
+"""A proxy in between, a slow network, another server's connection, too early: none is about the push itself."""
 _REASONS: Final = re.compile(r"[A-Za-z0-9 _.,:'-]{1,120}")
 
 _NO_SUBJECT: Final = (
@@ -114,20 +117,21 @@ class WebPushChannel:
     async def deliver(self, push: Push) -> Outcome:
         """Encrypt for the browser, sign for the app, and hand it to the push service."""
         if not is_subject(self._subject):
-            return Misconfigured(_NO_SUBJECT, code="vapid_subject")
+            return Misconfigured(_NO_SUBJECT, code="vapid_subject", was_asked=False)
         subscription = _read_subscription(push.address.reveal())
         try:
             authorization = await self._authorize(push.app_id, _audience_of(subscription.endpoint))
         except SealError:
-            return Misconfigured(_UNOPENED_KEY, code="sealed", is_about_device=True)
+            return Misconfigured(_UNOPENED_KEY, code="sealed", is_about_device=True, was_asked=False)
         if authorization is None:
-            return Misconfigured(_NO_KEY, code="vapid_key", is_about_device=True)
+            return Misconfigured(_NO_KEY, code="vapid_key", is_about_device=True, was_asked=False)
         try:
             body = encrypt(subscription, _payload(push.envelope, subscription.endpoint))
         except DoesNotFit as too_large:
-            return Rejected(f"It is too large for Web Push, even without its data ({too_large}).", code="too_large")
+            text = f"It is too large for Web Push, even without its data ({too_large})."
+            return Rejected(text, code="too_large", was_asked=False)
         except ValueError:
-            return Gone("The subscription's keys are not usable.", code="bad_keys")
+            return Gone("The subscription's keys are not usable.", code="bad_keys", was_asked=False)
         try:
             reply = await self._poster.request(
                 "POST",
@@ -137,11 +141,12 @@ class WebPushChannel:
                 deadline_s=push.timeout_s,
             )
         except OutboundRefused as refused:
-            return Misconfigured(str(refused), code="outbound_refused", is_about_device=True)
+            return Misconfigured(str(refused), code="outbound_refused", is_about_device=True, was_asked=False)
         except OutboundFailed as failed:
             # The service may have taken it: the topic makes a repetition replace the first one.
             return Retry(str(failed), code=failed.reason.value)
-        return outcome_of(reply, self._clock.now())
+        keys = subscription.keys
+        return outcome_of(reply, self._clock.now(), secrets=(subscription.endpoint, keys.p256dh, keys.auth))
 
     async def probe(self) -> Diagnosis:
         """Say whether what the operator must give is there: no push service can be asked without a subscription."""
@@ -214,30 +219,38 @@ def encrypt(subscription: Subscription, plain: bytes) -> bytes:
         raise ValueError("The subscription's keys are not usable.") from error
 
 
-def outcome_of(reply: Reply, now: datetime) -> Outcome:
-    """Give what a push service's answer means. Source: RFC 8030, and the services' own error lists."""
-    status, said = reply.status, _said(reply)
-    retry_after = read_retry_after(reply.headers.get("retry-after"), now)
+def outcome_of(reply: Reply, now: datetime, *, secrets: Sequence[str] = ()) -> Outcome:
+    """Give what a push service's answer means. What it says is not shown where it repeats a piece of `secrets`.
+
+    Source: RFC 8030, and the services' own error lists.
+    """
+    status, said = reply.status, _said(reply, secrets)
+    code = str(status)
+    retry_after = read_retry_after(reply.headers.get("retry-after"), now, sent_at=reply.headers.get("date"))
     if 200 <= status < 300:
         return Accepted()
     if status in (404, 410):
-        return Gone(f"The push service answered {status}: the subscription is no more{said}.", code=str(status))
+        return Gone(f"The push service answered {status}: the subscription is no more{said}.", code=code)
     if status == 413:
-        return Rejected(f"The push service finds it too large{said}.", code="413")
+        return Rejected(f"The push service finds it too large{said}.", code=code)
     if status in (401, 403) or (status == 400 and "Vapid" in said):
         return Misconfigured(
             f"The push service answered {status}{said}: the subscription was made with another VAPID key, or "
             "VAPID_SUBJECT is not one that it takes.",
-            code=str(status),
+            code=code,
             # Nothing is said about the subscriptions of other apps and devices, which share the lane.
             is_about_device=True,
         )
+    if status == 405:
+        text = f"The push service answered 405{said}: what this subscription names takes no pushes."
+        return Misconfigured(text, code=code, is_about_device=True)
     if status == 429 or status == 503:
         text = f"The push service answered {status}{said}."
-        return Retry(text, after=retry_after, code=str(status), pauses_all=retry_after is not None)
-    if status >= 500 or status in (408, 425):
-        return Retry(f"The push service answered {status}{said}.", after=retry_after, code=str(status))
-    return Rejected(f"The push service answered {status}{said}.", code=str(status))
+        return Retry(text, after=retry_after, code=code, pauses_all=retry_after is not None)
+    # A redirect is not followed, since it may lead anywhere, and not believed: a login page in between sends one, too.
+    if status >= 500 or 300 <= status < 400 or status in _WEATHER:
+        return Retry(f"The push service answered {status}{said}.", after=retry_after, code=code)
+    return Rejected(f"The push service answered {status}{said}.", code=code)
 
 
 class _ServiceError(msgspec.Struct):
@@ -246,14 +259,16 @@ class _ServiceError(msgspec.Struct):
     errno: int = 0
 
 
-def _said(reply: Reply) -> str:
+def _said(reply: Reply, secrets: Sequence[str]) -> str:
     """Give the service's own short reason, where it gives one that is fit to be shown."""
     try:
         error = msgspec.json.decode(reply.body, type=_ServiceError)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return ""
     text = error.reason or error.message
-    return f" ({text})" if _REASONS.fullmatch(text) else ""
+    if not _REASONS.fullmatch(text) or not without_pieces_of(secrets, text):
+        return ""
+    return f" ({text})"
 
 
 def _audience_of(endpoint: str) -> str:

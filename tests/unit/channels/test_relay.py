@@ -111,12 +111,18 @@ async def test_a_text_that_no_phone_service_carries_is_shortened():
     [
         (200, {}, b"", Accepted, {}),
         (204, {}, b"", Accepted, {}),
+        (301, {"Location": "https://elsewhere.example"}, b"", Misconfigured, {"code": "301", "was_asked": True}),
+        (308, {"Location": "https://elsewhere.example"}, b"", Misconfigured, {"code": "308"}),
         (400, {}, b'{"error":"pushToken is required"}', Rejected, {}),
         (401, {}, b'{"error":"Unknown instance"}', Misconfigured, {"code": "401"}),
         (403, {}, b'{"error":"Instance disabled"}', Misconfigured, {"code": "403"}),
         (404, {}, b"<html>", Misconfigured, {}),
+        (405, {}, b"<html>", Misconfigured, {"code": "405"}),
+        (408, {}, b"", Retry, {"is_about_device": False}),
         (410, {}, b'{"error":"Unregistered"}', Gone, {}),
         (413, {}, b"", Rejected, {}),
+        (421, {}, b"", Retry, {"is_about_device": False}),
+        (425, {}, b"", Retry, {"is_about_device": False}),
         (429, {}, b"", Retry, {"after": None, "pauses_all": True}),
         (429, {"Retry-After": "30"}, b"", Retry, {"after": timedelta(seconds=30)}),
         (500, {}, b"", Retry, {"is_about_device": False}),
@@ -132,6 +138,17 @@ async def test_what_each_answer_means(status, headers, body, kind, facts):
     assert isinstance(outcome, kind)
     assert {name: getattr(outcome, name) for name in facts} == facts
     assert KEY.reveal() not in repr(outcome)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 410, 418, 500, 502])
+async def test_a_relay_that_repeats_the_token_is_not_quoted(status):
+    push = make_push()
+    piece = push.address.reveal()[-12:]
+    async with run_relay() as (peer, channel, _):
+        peer.answer = plain_reply(json.dumps({"error": f"Bad token {piece}"}).encode(), status=status)
+        outcome = await channel.deliver(push)
+    assert piece not in repr(outcome)
+    assert str(status) in repr(outcome)
 
 
 async def test_a_relay_that_is_not_there_is_weather():

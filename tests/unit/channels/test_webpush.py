@@ -200,15 +200,21 @@ async def test_keys_that_are_no_point_on_the_curve_cost_nobody_an_exception(auth
         (200, {}, b"", Accepted, {}),
         (201, {}, b"", Accepted, {}),
         (204, {}, b"", Accepted, {}),
-        (301, {"location": "https://elsewhere.example"}, b"", Rejected, {}),
+        (301, {"location": "https://elsewhere.example"}, b"", Retry, {"code": "301", "is_about_device": False}),
+        (307, {"location": "https://elsewhere.example"}, b"", Retry, {"code": "307"}),
         (400, {}, b'{"errno":110}', Rejected, {}),
         (400, {}, b'{"reason":"VapidPkHashMismatch"}', Misconfigured, {"is_about_device": True}),
         (401, {}, b'{"errno":109,"message":"Unauthorized"}', Misconfigured, {"is_about_device": True}),
         (403, {}, b'{"reason":"BadJwtToken"}', Misconfigured, {"is_about_device": True}),
         (404, {}, b"", Gone, {}),
+        (405, {}, b"", Misconfigured, {"is_about_device": True}),
+        (407, {}, b"", Retry, {"is_about_device": False}),
         (408, {}, b"", Retry, {"pauses_all": False}),
         (410, {}, b'{"errno":103}', Gone, {}),
         (413, {}, b'{"errno":104}', Rejected, {}),
+        (418, {}, b"", Rejected, {"was_asked": True}),
+        (421, {}, b"", Retry, {"is_about_device": False}),
+        (425, {}, b"", Retry, {"is_about_device": False}),
         (429, {"retry-after": "120"}, b"", Retry, {"after": timedelta(seconds=120), "pauses_all": True}),
         (429, {}, b"", Retry, {"after": None, "pauses_all": False}),
         (500, {}, b"<html>", Retry, {}),
@@ -227,6 +233,15 @@ def test_what_each_answer_means(status, headers, body, kind, facts):
     outcome = outcome_of(Reply(status, headers, body), NOW)
     assert isinstance(outcome, kind)
     assert {name: getattr(outcome, name) for name in facts} == facts
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 404, 405, 410, 413, 418, 429, 500, 503])
+def test_a_service_that_repeats_the_subscription_is_not_quoted(status):
+    secret = "https://push.example/wpush/v2/canary-0123456789abcdef"
+    body = b'{"message":"No subscription for wpush,v2: CANARY-0123456789"}'
+    outcome = outcome_of(Reply(status, {}, body), NOW, secrets=(secret, "p" * 87, "a" * 22))
+    assert "canary" not in repr(outcome).lower()
+    assert str(status) in repr(outcome)
 
 
 @pytest.mark.parametrize(
