@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvloop
 from websockets.asyncio.client import connect
 from websockets.protocol import Protocol
 
@@ -379,6 +380,23 @@ class TestSockets:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == 65_536
+
+    def test_a_crowd_is_taken_from_the_system_within_a_few_turns_of_the_loop(self) -> None:
+        """The program's loop took one a turn: ten thousand that came at once overflowed the system's queue, and whom it
+        dropped were not asked again for up to half a minute."""
+        uvloop.run(_let_crowd_in(64, within_turns=16))
+
+
+async def _let_crowd_in(count: int, *, within_turns: int) -> None:
+    async with run_hub(listener="lean") as server:
+        assert server.lean is not None
+        crowd = [socket.create_connection(("127.0.0.1", server.port), 5) for _ in range(count)]
+        for _ in range(within_turns):
+            await asyncio.sleep(0)
+        taken = len(server.lean._shared.state.connections)
+        for one in crowd:
+            one.close()
+        assert taken == count
 
 
 class TestTls:
