@@ -6,9 +6,9 @@ A receipt is written in the transaction that settles its delivery (`storage.rece
 and only if there is something to tell. This task claims what is due under a lease, sends it, and records what came of
 it. A crash in between repeats a receipt under the same `webhook-id`: receivers tell repetitions by that.
 
-A webhook that does not answer harms only its own app: at most four of one app's receipts are under way, and after a
-failure the app rests a while, growing to five minutes, before one receipt tries again. Order is not promised; `number`
-counts an app's receipts without a gap.
+A webhook that does not answer harms only its own app: one receipt goes first, then at most four are under way, and
+after a failure the app rests a while, growing to five minutes, before one receipt tries again. Order is not promised;
+`number` counts an app's receipts without a gap.
 """
 
 import asyncio
@@ -35,8 +35,11 @@ from appliance.storage.receipts import (
     DueReceipt,
     ReceiptRow,
     Told,
+    bury_receipts_job,
     claim_receipts_job,
     hand_back_receipts_job,
+    list_apps_due,
+    list_due,
     load_claimed,
     load_next_receipt_at,
     told_job,
@@ -44,10 +47,14 @@ from appliance.storage.receipts import (
 
 logger = logging.getLogger(__name__)
 
-PAGE: Final = 64
+MOST_AT_ONCE: Final = 256
 """Most receipts under way at once."""
 PER_APP: Final = 4
-"""Most receipts of one app under way at once."""
+"""Most receipts of one app under way at once, once its webhook has answered; before that it is one."""
+BURY_EVERY: Final = timedelta(minutes=1)
+BURY_PAGE: Final = 500
+BURIAL_GRACE: Final = timedelta(minutes=10)
+"""How long after its two days a receipt may still be under way or about to be."""
 DEADLINE_S: Final = 15.0
 LEASE: Final = timedelta(seconds=60)
 LOOK_EVERY_S: Final = 1.0
@@ -73,6 +80,13 @@ class _Lane:
     under_way: int = 0
     failures: int = 0
     rests_until: float = 0.0
+    has_answered: bool = False
+
+    def room(self, now: float) -> int:
+        """Tell how many more may begin: one until it has answered well, none while it rests."""
+        if self.rests_until > now:
+            return 0
+        return (PER_APP if self.has_answered and not self.failures else 1) - self.under_way
 
 
 class ReceiptSender:
@@ -86,6 +100,8 @@ class ReceiptSender:
         self._random = random
         self._lanes: dict[UUID, _Lane] = {}
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
+        self._served: UUID | None = None
+        self._buried_at: datetime | None = None
         self._wake = asyncio.Event()
         self._is_stopping = False
 
@@ -121,13 +137,15 @@ class ReceiptSender:
     async def _step(self, group: asyncio.TaskGroup) -> float:
         """Begin what is due and may begin; gives how long to wait for the next look."""
         now = self._clock.now()
-        room = PAGE - len(self._under_way)
+        await self._bury(now)
+        room = MOST_AT_ONCE - len(self._under_way)
         next_at = await load_next_receipt_at(self._database)
         if room <= 0 or next_at is None or next_at > now:
             return LOOK_EVERY_S
-        claimed = await self._database.write(
-            claim_receipts_job(now, now + LEASE, room, per_app=PER_APP, room=self._rooms())
-        )
+        chosen = await self._choose(now, room)
+        if not chosen:
+            return LOOK_EVERY_S
+        claimed = await self._database.write(claim_receipts_job(chosen, now, now + LEASE))
         due = await load_claimed(self._database, claimed)
         for one in due:
             lane = self._lanes.setdefault(one.row.app_id, _Lane())
@@ -139,17 +157,32 @@ class ReceiptSender:
             await self._database.write(told_job(told, now))
         return LOOK_EVERY_S
 
-    def _rooms(self) -> dict[UUID, int]:
-        """Tell how many receipts may begin of each app that is not at rest with itself; forget the others."""
-        now = self._clock.monotonic()
+    async def _choose(self, now: datetime, room: int) -> list[UUID]:
+        """Choose app by app, beginning behind the one that was served last: none stands in another's way."""
+        now_mono = self._clock.monotonic()
+        # An app that is well and idle is forgotten: what it may do at once it has to earn again.
         self._lanes = {app_id: lane for app_id, lane in self._lanes.items() if lane.under_way or lane.failures}
-        return {app_id: self._room_of(lane, now) for app_id, lane in self._lanes.items()}
+        apps = await list_apps_due(self._database, now)
+        later = [app_id for app_id in apps if self._served is not None and app_id <= self._served]
+        chosen: list[UUID] = []
+        for app_id in [app_id for app_id in apps if app_id not in later] + later:
+            lane = self._lanes.get(app_id)
+            may_begin = 1 if lane is None else min(lane.room(now_mono), room - len(chosen))
+            if may_begin > 0:
+                chosen += await list_due(self._database, app_id, now, may_begin)
+                self._served = app_id
+            if len(chosen) >= room:
+                break
+        return chosen
 
-    def _room_of(self, lane: _Lane, now: float) -> int:
-        if lane.rests_until > now:
-            return 0
-        # After a failure one receipt goes ahead to see whether the webhook is back.
-        return (1 if lane.failures else PER_APP) - lane.under_way
+    async def _bury(self, now: datetime) -> None:
+        """Give up what the two days have passed for while its app's webhook did not take anything."""
+        if self._buried_at is not None and now < self._buried_at + BURY_EVERY:
+            return
+        page = BURY_PAGE
+        while page == BURY_PAGE:
+            page = await self._database.write(bury_receipts_job(now - BURIAL_GRACE, now, BURY_PAGE))
+        self._buried_at = now
 
     async def _tell(self, due: DueReceipt, lane: _Lane) -> None:
         try:
@@ -184,7 +217,7 @@ class ReceiptSender:
         except OutboundFailed as failed:
             return self._failed(row, lane, str(failed), None)
         if 200 <= reply.status < 300:
-            lane.failures, lane.rests_until = 0, 0.0
+            lane.failures, lane.rests_until, lane.has_answered = 0, 0.0, True
             return Told(row.id, ReceiptState.DONE, f"The webhook answered {reply.status}.")
         if reply.status == _GONE:
             # The receiver asks for no more of this: an admin may still send it again.
@@ -207,6 +240,7 @@ class ReceiptSender:
 
     def _rest(self, lane: _Lane) -> None:
         lane.failures += 1
+        lane.has_answered = False
         rest_s = min(_REST_MOST_S, _REST_FIRST_S * 2 ** min(lane.failures - 1, 16))
         lane.rests_until = self._clock.monotonic() + rest_s
 

@@ -57,9 +57,12 @@ def next_receipt_try_at(
 ) -> datetime | None:
     """Give the instant of the next try after `tries` tries (at least 1); None when it would be after `tell_until`.
 
-    The pauses grow from 5 seconds to 4 hours, a fifth of it jitter, and are never shorter than `retry_after`.
+    The pauses grow from 5 seconds to 4 hours, a fifth of it jitter, and are never shorter than `retry_after`, which
+    reaches to `tell_until` at most.
     """
     pause_s = _PAUSES_S[min(tries, len(_PAUSES_S)) - 1]
     wait = timedelta(seconds=pause_s * (1 + _JITTER * (2 * random.random() - 1)))
-    at = now + max(wait, retry_after or timedelta(0))
-    return None if at > tell_until else at
+    at = now + wait
+    if at > tell_until:
+        return None
+    return at if retry_after is None else max(at, min(now + retry_after, tell_until))

@@ -1,6 +1,6 @@
 """Receipts on disk: written in the transaction that settles their delivery, so that none is lost or told too early."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -14,8 +14,8 @@ from appliance.storage.sql import Row, bytes_of, instant_of, marks, optional_ins
 from appliance.storage.writer import Job, Transaction
 
 EXPIRED_TEXT: Final = "The notification expired before the device could be reached."
+NEVER_TAKEN: Final = "The webhook did not take earlier receipts in all that time, so this one was not tried."
 MAX_ANSWER_CHARS: Final = 200
-_MOST_ROUNDS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,51 +98,100 @@ def note_settled(
     )
 
 
-def claim_receipts_job(
-    now: datetime, lease_until: datetime, limit: int, *, per_app: int, room: Mapping[UUID, int]
-) -> Job[list[UUID]]:
-    """Make the job that claims receipts that are due, oldest first: at most `limit`, and of each app at most its room.
+def note_many_settled(
+    transaction: Transaction, delivery_ids: Sequence[UUID], state: DeliveryState, error: str | None, now: datetime
+) -> None:
+    """Do the same for many deliveries at once, at the cost of a few statements."""
+    status = status_of(state)
+    if status is None or not delivery_ids:
+        return
+    rows = transaction.fetch_all(
+        'SELECT n.app, d.id, n.id, d."user", d.device FROM delivery d JOIN notification n ON n.id = d.notification '
+        f"JOIN app a ON a.id = n.app WHERE d.id IN ({marks(len(delivery_ids))}) AND a.webhook_url IS NOT NULL "
+        "AND a.webhook_secret_sealed IS NOT NULL "
+        "AND NOT EXISTS (SELECT 1 FROM receipt r WHERE r.delivery = d.id AND r.status = ?) ORDER BY n.app, d.id",
+        (*delivery_ids, status),
+    )
+    by_app: dict[UUID, list[Row]] = {}
+    for row in rows:
+        by_app.setdefault(uuid_of(row[0]), []).append(row)
+    for app_id, of_app in by_app.items():
+        drawn = transaction.fetch_all(
+            "UPDATE app SET last_receipt = last_receipt + ? WHERE id = ? RETURNING last_receipt", (len(of_app), app_id)
+        )
+        first = int(drawn[0][0]) - len(of_app) + 1
+        transaction.execute_many(
+            'INSERT INTO receipt (id, app, delivery, notification, "user", device, number, status, error, state, '
+            "tries, next_try_at, tell_until, created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?, ?)",
+            [
+                (
+                    make_id(now),
+                    app_id,
+                    uuid_of(row[1]),
+                    uuid_of(row[2]),
+                    uuid_of(row[3]),
+                    optional_uuid_of(row[4]),
+                    number,
+                    status,
+                    error if status is not ReceiptStatus.DELIVERED else None,
+                    ReceiptState.PENDING,
+                    now,
+                    now + TRIED_FOR,
+                    now,
+                )
+                for number, row in enumerate(of_app, start=first)
+            ],
+        )
 
-    `room` tells how many of an app may begin where that is not `per_app`. A claim whose lease ran out belongs to a
-    process that died, and is due again.
+
+async def list_apps_due(database: Database, now: datetime) -> list[UUID]:
+    """Give the apps that have receipts due, in the order of their ids."""
+    rows = await database.read(
+        "SELECT a.id FROM app a WHERE EXISTS "
+        "(SELECT 1 FROM receipt r WHERE r.app = a.id AND r.next_try_at <= ?) ORDER BY a.id",
+        (now,),
+    )
+    return [uuid_of(row[0]) for row in rows]
+
+
+async def list_due(database: Database, app_id: UUID, now: datetime, limit: int) -> list[UUID]:
+    """Give an app's receipts that are due, the oldest first."""
+    rows = await database.read(
+        "SELECT id FROM receipt WHERE app = ? AND next_try_at <= ? ORDER BY next_try_at, number LIMIT ?",
+        (app_id, now, limit),
+    )
+    return [uuid_of(row[0]) for row in rows]
+
+
+def claim_receipts_job(receipt_ids: Sequence[UUID], now: datetime, lease_until: datetime) -> Job[list[UUID]]:
+    """Make the job that claims those of the receipts that are still due; gives their ids.
+
+    A claim whose lease ran out belongs to a process that died, and is due again.
     """
 
     def job(transaction: Transaction) -> list[UUID]:
-        chosen = _choose_due(transaction, now, limit, per_app, room)
-        if chosen:
-            transaction.execute(
-                "UPDATE receipt SET state = ?, tries = tries + 1, lease_until = ?, next_try_at = ? "
-                f"WHERE id IN ({marks(len(chosen))})",
-                (ReceiptState.CLAIMED, lease_until, lease_until, *chosen),
-            )
-        return chosen
+        rows = transaction.fetch_all(
+            "UPDATE receipt SET state = ?, tries = tries + 1, lease_until = ?, next_try_at = ? "
+            f"WHERE id IN ({marks(len(receipt_ids))}) AND next_try_at <= ? RETURNING id",
+            (ReceiptState.CLAIMED, lease_until, lease_until, *receipt_ids, now),
+        )
+        return [uuid_of(row[0]) for row in rows]
 
     return job
 
 
-def _choose_due(
-    transaction: Transaction, now: datetime, limit: int, per_app: int, room: Mapping[UUID, int]
-) -> list[UUID]:
-    """Choose in rounds: an app with many receipts must not hide the others behind it."""
-    chosen: list[UUID] = []
-    left = dict(room)
-    for _ in range(_MOST_ROUNDS):
-        full = [app_id for app_id, count in left.items() if count <= 0]
-        without = f"AND app NOT IN ({marks(len(full))}) " if full else ""
-        but = f"AND id NOT IN ({marks(len(chosen))}) " if chosen else ""
-        rows = transaction.fetch_all(
-            f"SELECT id, app FROM receipt WHERE next_try_at <= ? {without}{but}ORDER BY next_try_at, number LIMIT ?",
-            (now, *full, *chosen, limit),
+def bury_receipts_job(before: datetime, now: datetime, limit: int) -> Job[int]:
+    """Make the job that gives up receipts which were to be told before that moment, at most `limit`; gives how many."""
+
+    def job(transaction: Transaction) -> int:
+        return transaction.execute(
+            "UPDATE receipt SET state = ?, next_try_at = NULL, settled_at = ?, answer = COALESCE(answer, ?) "
+            "WHERE id IN (SELECT id FROM receipt WHERE next_try_at IS NOT NULL AND tell_until < ? AND state = ? "
+            "LIMIT ?)",
+            (ReceiptState.DEAD, now, NEVER_TAKEN, before, ReceiptState.PENDING, limit),
         )
-        for row in rows:
-            app_id = uuid_of(row[1])
-            count = left.get(app_id, per_app)
-            if count > 0 and len(chosen) < limit:
-                left[app_id] = count - 1
-                chosen.append(uuid_of(row[0]))
-        if len(rows) < limit or len(chosen) >= limit:
-            break
-    return chosen
+
+    return job
 
 
 def told_job(told: Sequence[Told], now: datetime) -> Job[None]:
@@ -179,15 +228,18 @@ def hand_back_receipts_job(receipt_ids: Sequence[UUID], now: datetime) -> Job[in
     return job
 
 
-def replay_receipts_job(app_id: UUID, receipt_ids: Sequence[UUID] | None, now: datetime) -> Job[int]:
-    """Make the job that sends dead letters again for two days: those named, or all of the app's; gives how many."""
+def replay_receipts_job(app_id: UUID, receipt_ids: Sequence[UUID] | None, now: datetime, limit: int) -> Job[int]:
+    """Make the job that sends dead letters again for two days, at most `limit`: those named, or all of the app's.
+
+    Gives how many; where it is `limit`, there may be more.
+    """
     named = "" if receipt_ids is None else f" AND id IN ({marks(len(receipt_ids))})"
 
     def job(transaction: Transaction) -> int:
         return transaction.execute(
-            "UPDATE receipt SET state = ?, tries = 0, next_try_at = ?, settled_at = NULL, tell_until = ? "
-            f"WHERE app = ? AND state = ?{named}",
-            (ReceiptState.PENDING, now, now + TRIED_FOR, app_id, ReceiptState.DEAD, *(receipt_ids or ())),
+            "UPDATE receipt SET state = ?, tries = 0, next_try_at = ?, settled_at = NULL, tell_until = ? WHERE id IN "
+            f"(SELECT id FROM receipt WHERE app = ? AND state = ?{named} ORDER BY number LIMIT ?)",
+            (ReceiptState.PENDING, now, now + TRIED_FOR, app_id, ReceiptState.DEAD, *(receipt_ids or ()), limit),
         )
 
     return job

@@ -15,12 +15,13 @@ def delete_old_notifications_job(accepted_before: datetime, limit: int) -> Job[i
     """Make the job that deletes the oldest notifications with their deliveries and attempts, at most `limit`.
 
     A user's `oldest_sequence` moves with it, so that a cursor that points before it is told: history incomplete.
-    What can still be delivered is kept whatever its age.
+    What can still be delivered, or told to a webhook, is kept whatever its age.
     """
 
     def job(transaction: Transaction) -> int:
         rows = transaction.fetch_all(
-            'SELECT id, "user", sequence FROM notification WHERE accepted_at < ? AND expires_at < ? '
+            'SELECT id, "user", sequence FROM notification WHERE accepted_at < ? AND expires_at < ? AND NOT EXISTS '
+            "(SELECT 1 FROM receipt r WHERE r.notification = notification.id AND r.next_try_at IS NOT NULL) "
             "ORDER BY accepted_at LIMIT ?",
             (accepted_before, accepted_before, limit),
         )

@@ -10,8 +10,10 @@ DESCRIPTION = "Indexes of the receipts"
 INDEXES = (
     "CREATE UNIQUE INDEX receipt_delivery_status ON receipt (delivery, status)",
     "CREATE INDEX receipt_due ON receipt (next_try_at) WHERE next_try_at IS NOT NULL",
+    "CREATE INDEX receipt_app_due ON receipt (app, next_try_at) WHERE next_try_at IS NOT NULL",
+    "CREATE INDEX receipt_tell_until ON receipt (tell_until) WHERE next_try_at IS NOT NULL",
     "CREATE INDEX receipt_app_number ON receipt (app, number)",
-    "CREATE INDEX receipt_settled ON receipt (settled_at) WHERE settled_at IS NOT NULL",
+    "CREATE INDEX receipt_notification ON receipt (notification)",
 )
 
 
