@@ -62,7 +62,7 @@ async def test_a_lost_answer_leads_to_one_more_send_under_the_same_ids_and_is_sh
     assert [attempt.outcome for attempt in attempts] == ["retry", "accepted"]
     assert list(double.control.ids.values()) == [2]
     if provider == "google":
-        shown = {taken.payload["android"]["notification"]["tag"] for taken in (first, second)}
+        shown = {taken.payload["android"]["notification"]["tag"] for taken in (first, second)}  # type: ignore[index]
     else:
         shown = {taken.headers["apns-collapse-id"] for taken in (first, second)}
         assert {taken.headers["apns-id"] for taken in (first, second)} == {str(sent)}
