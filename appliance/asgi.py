@@ -23,15 +23,18 @@ from appliance.api.authentication import Authentication, principal_of
 from appliance.api.identity.service import Identity, open_identity
 from appliance.api.pages import Pages
 from appliance.api.unsubscribe import Unsubscribing, unsubscribe_router
+from appliance.channels.own_credential import OwnParts
 from appliance.channels.registry import ChannelParts, build_channels
 from appliance.clock import SystemClock
 from appliance.delivery.accept import Acceptor
 from appliance.delivery.addresses import Installations, open_address
+from appliance.delivery.app_credentials import AppCredentials
 from appliance.delivery.engine import DeliveryEngine
 from appliance.delivery.housekeeping import Housekeeper
 from appliance.delivery.live import LiveBackend
 from appliance.delivery.nodes import Nodes
 from appliance.delivery.nodes_bus import RedisBus
+from appliance.delivery.own_channels import StoredOwnChannels
 from appliance.delivery.receipts import ReceiptSender
 from appliance.delivery.remote import RemoteTries
 from appliance.delivery.seen import SeenDevices
@@ -150,7 +153,10 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         )
         nodes = _join_nodes(settings, sealer, hub, clock, identity) if settings.redis_url else None
         outbound = OutboundClient(OutboundRules(settings.outbound_allow))
-        channels = build_channels(ChannelParts(settings, clock, outbound, StoredVapidKeys(database, sealer)))
+        parts = ChannelParts(settings, clock, outbound, StoredVapidKeys(database, sealer))
+        own_channels = StoredOwnChannels(database, sealer, OwnParts(settings, clock, parts.provider_tokens))
+        await own_channels.refresh()
+        channels = build_channels(parts, own_channels)
         links = UnsubscribeLinks(sealer, settings.public_url)
         open_sealed = partial(open_address, sealer)
         remote = RemoteTries(
@@ -193,6 +199,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
                 hub=hub,
                 live=nodes or hub,
                 receipts=receipts,
+                credentials=AppCredentials(database, sealer, settings, own_channels, engine, clock),
                 tester=tester,
                 pages=pages,
             ),

@@ -21,6 +21,7 @@ from appliance.api.schema_page import schema_router
 from appliance.api.sign_in import sign_in_router
 from appliance.api.test_push import TestPushParts, test_push_router
 from appliance.delivery.accept import Acceptor
+from appliance.delivery.app_credentials import AppCredentials
 from appliance.delivery.engine import DeliveryEngine
 from appliance.delivery.receipts import ReceiptSender
 from appliance.delivery.test_push import PushTester
@@ -45,6 +46,7 @@ class Faces:
     hub: Hub
     live: LiveDevices
     receipts: ReceiptSender
+    credentials: AppCredentials
     tester: PushTester
     pages: Pages
 
@@ -59,6 +61,7 @@ def make_litestar(faces: Faces, extra: Sequence[Router | BaseRouteHandler]) -> L
         acceptor=faces.acceptor,
         live=faces.live,
         receipts=faces.receipts,
+        credentials=faces.credentials,
         max_batch=faces.settings.push_max_batch_size,
         is_offered=faces.engine.is_offered,
     )

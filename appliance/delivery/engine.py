@@ -119,7 +119,7 @@ class DeliveryEngine:
     @property
     def plan(self) -> Plan:
         """How new deliveries are due, under the channels of this moment."""
-        return Plan(self._channels.remote_kinds, HUB_FIRST)
+        return Plan(self._channels.remote_kinds, HUB_FIRST, self._channels.own_places)
 
     @property
     def handed_over(self) -> int:
@@ -294,7 +294,7 @@ class DeliveryEngine:
         ask_s = 0.0 if self._nodes is None else self._nodes.ask(notification, device_ids)
         now, now_mono = self._clock.now(), self._clock.monotonic()
         for delivery in released.deliveries:
-            has_remote = self._channels.channel_for(delivery.address_kind) is not None
+            has_remote = self._channels.channel_for(delivery.address_kind, released.app_id) is not None
             offer = offered.get(delivery.device_id)
             if offer is None and not ask_s:
                 self._not_live(delivery.id, released.expires_at, now, has_remote=has_remote)
@@ -369,10 +369,10 @@ class DeliveryEngine:
         """Read what is due and act on it; then note when to look again."""
         self._look_now = False
         self._look_at = None
+        await self._channels.keep_fresh()
         now = self._clock.now()
         released, expired = await self._database.write(self._upkeep_job(now), self._hand_over_released)
-        busy = self._remote.busy_kinds()
-        due = await load_due(self._database, now, limit=DUE_PAGE, busy=busy)
+        due = await load_due(self._database, now, limit=DUE_PAGE, busy=self._remote.busy())
         started = await self._act_on(due, now)
         mailed = await self._remote.start_mails(now)
         if len(released) == DUE_PAGE or expired == EXPIRE_PAGE or (due and started) or mailed:
@@ -410,7 +410,7 @@ class DeliveryEngine:
                 moves.append(Move(delivery.id, Event.WITHDRAW))
             elif delivery.device_retired:
                 moves.append(Move(delivery.id, Event.PROVIDER_GONE, retired_attempt(now)))
-            elif self._channels.channel_for(delivery.address_kind) is None:
+            elif self._channels.channel_for(delivery.address_kind, delivery.app_id) is None:
                 moves.append(Move(delivery.id, None, due_at=delivery.expires_at))
             else:
                 tries.append(delivery)

@@ -33,6 +33,7 @@ from appliance.security.sealing import SealError
 from appliance.storage.database import Database
 from appliance.storage.deliveries import (
     AttemptRow,
+    Busy,
     Due,
     Move,
     claim_job,
@@ -96,6 +97,7 @@ class RemoteTries:
         self._clock = clock
         self._random = random
         self._lanes = Lanes(random)
+        channels.watch(self._lanes.forget)
         self._strangers = Strangers()
         self._in_flight: dict[UUID, _Flight] = {}
         self._mails = MailTries(database, channels, self._only_lane_of, self, clock, random, links)
@@ -127,15 +129,25 @@ class RemoteTries:
         """Give the lanes that are in use or not well, for console and metrics."""
         return self._lanes.report(self._clock.monotonic())
 
-    def busy_kinds(self) -> frozenset[AddressKind]:
-        """Give the kinds of address for which nothing could begin now, so that they need not be read."""
+    def busy(self) -> list[Busy]:
+        """Tell of what nothing could begin now, so that it need not be read."""
+        places = self._channels.own_places
+        kinds = self._channels.remote_kinds | {kind for _, kind in places}
         if len(self._in_flight) >= MOST_AT_ONCE:
-            return self._channels.remote_kinds
+            return [Busy(kind) for kind in kinds]
         now = self._clock.monotonic()
-        return frozenset(kind for kind in self._channels.remote_kinds if self._is_busy(kind, now))
+        busy: list[Busy] = []
+        for kind in kinds:
+            own = {app_id: self._is_busy(kind, app_id, now) for app_id, of_kind in places if of_kind is kind}
+            if self._is_busy(kind, None, now):
+                busy.append(Busy(kind, tuple(app_id for app_id, is_busy in own.items() if not is_busy)))
+            elif any(own.values()):
+                apps = tuple(app_id for app_id, is_busy in own.items() if is_busy)
+                busy.append(Busy(kind, apps, is_all_but=False))
+        return busy
 
-    def _is_busy(self, kind: AddressKind, now: float) -> bool:
-        channel = self._channels.channel_for(kind)
+    def _is_busy(self, kind: AddressKind, app_id: UUID | None, now: float) -> bool:
+        channel = self._channels.channel_for(kind, app_id)
         if channel is None:
             return False
         if not channel.has_one_lane:
@@ -160,7 +172,7 @@ class RemoteTries:
         """Take a slot for what may begin, and gather what its lane holds up."""
         now_mono = self._clock.monotonic()
         for delivery in due:
-            channel = self._channels.channel_for(delivery.address_kind)
+            channel = self._channels.channel_for(delivery.address_kind, delivery.app_id)
             # A clock that jumped may show a lease as run out that this very process still holds.
             if channel is None or delivery.id in self._in_flight:
                 continue

@@ -207,7 +207,7 @@ class PushTester:
     async def _try_remote(self, device: ProbedDevice, envelope: Envelope, *, is_live: bool) -> Step:
         if device.address_kind is AddressKind.HUB:
             return Step("device", Finding.SKIPPED, "This device is reached over its live connection only.")
-        channel = self._channels.channel_for(device.address_kind)
+        channel = self._channels.channel_for(device.address_kind, device.app_id)
         if channel is None:
             return Step("device", Finding.SKIPPED, NOT_CONFIGURED, missing_channel(device.address_kind, self._mode))
         if is_live:

@@ -70,6 +70,15 @@ class Due:
     is_withdrawn: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Deliveries to one kind of address that need not be read: those of all apps but these, or of these alone."""
+
+    kind: AddressKind
+    apps: tuple[UUID, ...] = ()
+    is_all_but: bool = True
+
+
 def move_job(moves: Sequence[Move], now: datetime) -> Job[list[bool]]:
     """Make the job that applies the moves in order; tells for each whether its guard held.
 
@@ -269,14 +278,18 @@ _DUE_SQL = (
 )
 
 
-async def load_due(
-    database: Database, now: datetime, *, limit: int, busy: frozenset[AddressKind] = frozenset()
-) -> list[Due]:
+async def load_due(database: Database, now: datetime, *, limit: int, busy: Sequence[Busy] = ()) -> list[Due]:
     """Read the deliveries that are due, oldest first, leaving out those whose channel has no free slot."""
-    kinds = tuple(sorted(busy))
-    without = f"AND v.address_kind NOT IN ({marks(len(kinds))}) " if kinds else ""
-    rows = await database.read(f"{_DUE_SQL}{without}ORDER BY d.due_at LIMIT ?", (now, *kinds, limit))
+    without = "".join(_without(one) for one in busy)
+    left_out = [value for one in busy for value in (one.kind, *one.apps)]
+    rows = await database.read(f"{_DUE_SQL}{without}ORDER BY d.due_at LIMIT ?", (now, *left_out, limit))
     return [_due_of(row) for row in rows]
+
+
+def _without(busy: Busy) -> str:
+    if not busy.apps:
+        return "AND v.address_kind <> ? "
+    return f"AND (v.address_kind <> ? OR n.app {'IN' if busy.is_all_but else 'NOT IN'} ({marks(len(busy.apps))})) "
 
 
 async def load_next_due_at(database: Database) -> datetime | None:

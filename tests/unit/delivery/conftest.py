@@ -28,12 +28,13 @@ from tests.doubles.hub_stand_in import HubStandIn
 class House:
     """Everything between a send and a device, without HTTP."""
 
-    def __init__(self, database, clock, channels):
+    def __init__(self, database, clock, channels, make_own=None):
         self.database = database
         self.clock = clock
         self.hub = HubStandIn()
         self.sealer = Sealer(Secret("k" * 40))
-        self.channels = ChannelSet(channels)
+        self.own = None if make_own is None else make_own(database, self.sealer, clock)
+        self.channels = ChannelSet(channels, self.own)
         self.links = UnsubscribeLinks(self.sealer, "https://push.example.org")
         self.remote = RemoteTries(
             database, self.channels, lambda sealed: open_address(self.sealer, sealed), clock, Random(7), self.links
@@ -133,9 +134,9 @@ def database_url(request):
 @pytest.fixture
 def open_house(tmp_path, clock, database_url):
     @asynccontextmanager
-    async def opened(*channels):
+    async def opened(*channels, make_own=None):
         async with open_database(tmp_path, database_url) as database:
-            yield House(database, clock, channels)
+            yield House(database, clock, channels, make_own)
 
     return opened
 
