@@ -215,15 +215,12 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         if database.is_sqlite:
             await engine.recover()
         try:
-            background: dict[str, Background] = {
-                "engine": engine,
-                "receipts": receipts,
-                "housekeeper": housekeeper,
-                "seen-devices": seen,
-            }
+            lasting: dict[str, Background] = {"housekeeper": housekeeper}
             if nodes is not None:
-                background["nodes"] = nodes
-            async with litestar.lifespan(), _running(background):
+                # The last thing to end: what the engine says while it stops must still reach the other nodes.
+                lasting["nodes"] = nodes
+            background: dict[str, Background] = {"engine": engine, "receipts": receipts, "seen-devices": seen}
+            async with litestar.lifespan(), _running(lasting), _running(background):
                 served = allow_origins(Authentication(litestar, identity), settings.cors_origins, _SHARED_PATHS)
                 yield Application(served, hub, probe, requests, trusted_proxies=settings.trusted_proxies)
         finally:

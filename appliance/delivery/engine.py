@@ -12,7 +12,11 @@ Where several nodes run, what is offered here is offered there too (`delivery.no
 get a short window in which a node that has one may say so; then that node's answers count as the hub's own.
 
 One task runs the loop; each remote try is a task of the same group, bounded by its channel's slots. The engine sleeps
-until the nearest of: a hand-over, a passed acknowledgement window, a due row, a free slot.
+until the nearest of: a hand-over, a passed acknowledgement window, a due row, a free slot. However busy it is, it looks
+into the database every half minute: another node may have accepted something and died.
+
+A graceful stop offers what was handed over before it ends, so that sessions on other nodes have it at once; nobody
+waits for their answers any more, and what is not answered is due in the database for whoever looks.
 """
 
 import asyncio
@@ -60,6 +64,8 @@ EXPIRE_PAGE: Final = 2_000
 LONGEST_SLEEP_S: Final = 30.0
 """The database is looked at so often at least: clocks jump, and other programs may write."""
 PAUSE_AFTER_FAULT_S: Final = 1.0
+LAST_OFFERS_S: Final = 2.0
+"""How long a stopping engine may take to offer what was handed over."""
 TRAVEL_S: Final = 0.25
 """What the window of a session on another node is longer, for the way of the answers."""
 
@@ -108,6 +114,7 @@ class DeliveryEngine:
         self._wake = asyncio.Event()
         self._look_at: datetime | None = None
         self._look_now = True
+        self._looked_mono = clock.monotonic()
         self._is_stopping = False
         self._is_running = False
 
@@ -180,8 +187,9 @@ class DeliveryEngine:
         if window is not None:
             self._windows.close(device_id, notification_id)
             deadline = self._clock.monotonic() + offer.deadline_s + TRAVEL_S
-            # Not longer than the hub goes first: then the delivery is due for whichever node looks.
-            deadline = min(deadline, window.offered_mono + HUB_FIRST.total_seconds())
+            if window.has_remote:
+                # Not longer than the hub goes first: then the delivery is due for whichever node looks.
+                deadline = min(deadline, window.offered_mono + HUB_FIRST.total_seconds())
             self._offered(
                 replace(window, holder=node, is_asking=False, acknowledges=offer.acknowledges, deadline=deadline)
             )
@@ -222,9 +230,15 @@ class DeliveryEngine:
                     self._look_now = True
                     await asyncio.sleep(PAUSE_AFTER_FAULT_S)
             try:
+                await self._offer_the_rest()
                 await self._flush()
             finally:
                 await self._remote.hand_back()
+
+    async def _offer_the_rest(self) -> None:
+        until = self._clock.monotonic() + LAST_OFFERS_S
+        while self._handed_over and self._clock.monotonic() < until:
+            await self._offer_handed_over()
 
     def _retired(self, device_id: UUID) -> None:
         # Its live session would be offered nothing any more and not know it; coming back, it is a device again.
@@ -249,13 +263,18 @@ class DeliveryEngine:
         )
         self._settle_taken([window for window in passed if not window.acknowledges])
         await self._flush()
-        if self._look_now or (self._look_at is not None and self._look_at <= self._clock.now()):
+        if self._is_look_due():
             await self._look()
         if not (self._wake.is_set() or self._handed_over or self._moves):
             await self._sleep()
 
+    def _is_look_due(self) -> bool:
+        if self._look_now or self._clock.monotonic() - self._looked_mono >= LONGEST_SLEEP_S:
+            return True
+        return self._look_at is not None and self._look_at <= self._clock.now()
+
     async def _sleep(self) -> None:
-        wait_s = LONGEST_SLEEP_S
+        wait_s = self._looked_mono + LONGEST_SLEEP_S - self._clock.monotonic()
         if self._look_at is not None:
             wait_s = min(wait_s, (self._look_at - self._clock.now()).total_seconds())
         if (deadline := self._windows.next_deadline) is not None:
@@ -263,8 +282,7 @@ class DeliveryEngine:
         try:
             await asyncio.wait_for(self._wake.wait(), max(0.0, wait_s))
         except TimeoutError:
-            if wait_s >= LONGEST_SLEEP_S:
-                self._look_now = True
+            return
 
     async def _offer_handed_over(self) -> None:
         count = 0
@@ -369,6 +387,7 @@ class DeliveryEngine:
         """Read what is due and act on it; then note when to look again."""
         self._look_now = False
         self._look_at = None
+        self._looked_mono = self._clock.monotonic()
         await self._channels.keep_fresh()
         now = self._clock.now()
         released, expired = await self._database.write(self._upkeep_job(now), self._hand_over_released)

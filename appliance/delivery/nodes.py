@@ -257,14 +257,17 @@ class Nodes:
                 group.create_task(self._repeat(self._revoked, self._follow_revocations, 0.0), name="nodes-revocations"),
             ]
             await self._stopping.wait()
-            self._say(said.Leaving())
+            if self._engine is None or not self._engine.handed_over:
+                # It stands behind all that waits to be said: whoever hears it has heard the rest. A node that could not
+                # tell everything leaves without it, and the others look up what they may have missed.
+                self._say(said.Leaving())
             self._bus.stop()
             for task in others:
                 task.cancel()
             await bus
 
     def stop(self) -> None:
-        """Say goodbye and end `run`."""
+        """Say goodbye and end `run`. To be called when the engine has ended, which has its last words to say."""
         self._stopping.set()
 
     def want_resync(self) -> None:

@@ -61,6 +61,10 @@ class LocalHub(Protocol):
 class Asking(Protocol):
     """What this needs of the engine: it waits for the answers."""
 
+    @property
+    def handed_over(self) -> int:
+        """How much was accepted and is not told to anybody yet."""
+
     def taken(self, node: UUID, device_id: UUID, notification_id: UUID, offer: Offered) -> None: ...
 
     def acknowledged(self, device_id: UUID, notification_id: UUID) -> object: ...

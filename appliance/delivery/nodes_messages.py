@@ -7,6 +7,7 @@ A frame of another version, or one that cannot be read, is refused whole.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Final
 from uuid import UUID
 
@@ -19,6 +20,8 @@ MOST_FRAME_BYTES: Final = 1_048_576
 """Longest frame that is read."""
 MOST_MESSAGE_BYTES: Final = 262_144
 """Longest message that is sent; what is longer counts as lost, and its sessions load it from the database."""
+LONGEST_WINDOW_S: Final = 60.0
+"""Longest time for which a node may let another one wait for a device's answer; hub.limits stays well below."""
 
 
 class Unreadable(Exception):
@@ -74,6 +77,10 @@ class Taken(Message, frozen=True, array_like=True, tag=2):
     notification_id: UUID
     acknowledges: bool
     deadline_s: float
+
+    def __post_init__(self) -> None:
+        if not (isfinite(self.deadline_s) and 0 <= self.deadline_s <= LONGEST_WINDOW_S):
+            raise ValueError("A window is not negative and has an end.")
 
 
 class Acknowledged(Message, frozen=True, array_like=True, tag=3):

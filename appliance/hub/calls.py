@@ -8,6 +8,7 @@ read.
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import TYPE_CHECKING, Final, TypeVar
 from uuid import UUID
 
@@ -40,6 +41,7 @@ _HELLO_FIRST: Final = "Say Hello first."
 _TOO_SLOW: Final = "The server is too busy. Try again shortly."
 # A replay gives way to others after so many notifications, even when its client reads without a pause.
 _TURN: Final = 64
+_NO_TURN: Final = nullcontext()
 
 
 class Slots:
@@ -192,16 +194,25 @@ def _safe_cursor(missed: Missed, history: "Sequence[EncodedNotification]") -> in
 
 
 async def _run_replay(
-    connection: "Connection", session: Session, replay: Replay, history: "Sequence[EncodedNotification]"
+    connection: "Connection",
+    session: Session,
+    replay: Replay,
+    history: "Sequence[EncodedNotification]",
+    turn: AbstractAsyncContextManager[object] = _NO_TURN,
 ) -> None:
-    """Send the history, then what was held back, then let the session go live, without a gap between the last two."""
+    """Send the history, then what was held back, then let the session go live, without a gap between the last two.
+
+    `turn` is held while a page is loaded, and not while it is sent: a client that is away or reads slowly takes its
+    time for that.
+    """
     while connection.ending is None:
         await _send_history(connection, session, replay, history)
         await _send_held(connection, session, replay)
         if not replay.is_round_owed:
             break
         try:
-            missed = await _load_page(connection, session, replay)
+            async with turn:
+                missed = await _load_page(connection, session, replay)
         except DeviceLost as lost:
             _end_lost(connection, lost)
             return
@@ -239,12 +250,7 @@ def catch_up(connection: "Connection", session: Session) -> None:
     connection.core.counters.caught_up += 1
     replay = session.begin_replay(session.order.reached)
     replay.owe_round()
-    connection.spawn(_run_catch_up(connection, session, replay), is_replay=True)
-
-
-async def _run_catch_up(connection: "Connection", session: Session, replay: Replay) -> None:
-    async with connection.core.catching_up:
-        await _run_replay(connection, session, replay, ())
+    connection.spawn(_run_replay(connection, session, replay, (), connection.core.catching_up), is_replay=True)
 
 
 async def _send_history(

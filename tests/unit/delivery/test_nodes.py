@@ -1,6 +1,7 @@
 """Several nodes over one database: what one accepts reaches the sessions of the others, whatever the bus does."""
 
 import asyncio
+import struct
 from contextlib import AsyncExitStack
 from random import Random
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ from msgspec.structs import replace
 
 from appliance.delivery import nodes_messages as said
 from appliance.delivery.accept import Acceptor
-from appliance.delivery.engine import DeliveryEngine
+from appliance.delivery.engine import LONGEST_SLEEP_S, DeliveryEngine
 from appliance.delivery.nodes import ASK_S, Nodes
 from appliance.delivery.nodes_peers import SILENT_AFTER_S
 from appliance.delivery.remote import LEASE
@@ -40,6 +41,9 @@ class NodeHouse(House):
 
     async def _look_up(self):
         self.looked_up += 1
+
+    async def rest(self):
+        await asyncio.sleep(0.002)
 
     @property
     def wants_resync(self):
@@ -86,6 +90,12 @@ class Street:
         async with asyncio.timeout(20):
             while not holds():
                 await self.settle(rounds=1)
+
+    async def unprompted_until(self, holds):
+        """Wait until it holds, without waking any engine."""
+        async with asyncio.timeout(20):
+            while not holds():
+                await self.houses[0].rest()
 
     async def until_offered(self, house, count=1):
         await self.until(lambda: len(house.hub.offers) == count)
@@ -201,6 +211,30 @@ async def test_what_a_dead_node_had_claimed_is_taken_over_when_its_lease_has_run
     assert len(street.channel.pushes) == 1
 
 
+async def test_a_node_that_is_never_idle_delivers_what_a_dead_one_accepted(street):
+    """A node that was woken more often than every half minute never looked into the database again."""
+    here, there = street.houses
+    here.hub.connect(street.phone)
+    other = await here.add_user(street.app)
+    await here.add_device(other, street.app, "token-of-the-other")
+    await street.settle()
+    lost = await _accept_and_die(there, street.app, other)
+    for _ in range(round(LONGEST_SLEEP_S) + 2):
+        street.clock.pass_s(1)
+        sent = await here.send(street.app, street.user)
+        await street.unprompted_until(lambda sent=sent: here.engine.is_offered(street.phone, sent))
+        assert await here.backend.acknowledge(street.phone, sent, 0.01)
+    await street.unprompted_until(lambda: street.channel.pushes)
+    assert [push.envelope.id for push in street.channel.pushes] == [lost]
+
+
+async def _accept_and_die(house, app, user):
+    """Accept as a node whose engine does nothing any more."""
+    engine = DeliveryEngine(house.database, house.hub, house.channels, house.remote, house.clock)
+    house.acceptor = Acceptor(house.database, engine, house.clock)
+    return await house.send(app, user)
+
+
 async def test_a_client_that_cannot_acknowledge_is_offered_there_and_pushed_in_parallel(street):
     here, there = street.houses
     there.hub.connect(street.phone, acknowledges=False)
@@ -209,6 +243,35 @@ async def test_a_client_that_cannot_acknowledge_is_offered_there_and_pushed_in_p
     await street.until_pushed()
     await street.until_pushed()
     assert len(there.hub.offers) == len(street.channel.pushes) == 1
+
+
+async def test_a_client_that_cannot_acknowledge_and_is_away_on_another_node_is_waited_for_as_long_as_there(street):
+    """It was settled as sent when the hub's turn was over, though there is no other layer and it never got it."""
+    here, there = street.houses
+    tablet = await here.add_hub_device(street.user, "tablet")
+    there.hub.connect(street.phone)
+    there.hub.connect(tablet, acknowledges=False, window_s=25.0)
+    sent = await here.send(street.app, street.user)
+    await street.until(lambda: here.engine.is_offered(tablet, sent))
+    await there.backend.acknowledge(street.phone, sent, 0.01)
+    await street.pass_s(15)
+    there.backend.offer_cut(tablet, [sent], "socket_lost")
+    await street.settle()
+    assert sorted(await here.state(sent)) == ["confirmed", "queued"]
+
+
+async def test_a_client_that_cannot_acknowledge_has_taken_what_was_not_cut_in_its_whole_window(street):
+    here, there = street.houses
+    tablet = await here.add_hub_device(street.user, "tablet")
+    there.hub.connect(street.phone)
+    there.hub.connect(tablet, acknowledges=False, window_s=25.0)
+    sent = await here.send(street.app, street.user)
+    await street.until(lambda: here.engine.is_offered(tablet, sent))
+    await there.backend.acknowledge(street.phone, sent, 0.01)
+    await street.pass_s(26)
+    await street.until(lambda: here.engine.offers_open == 0)
+    await street.settle()
+    assert sorted(await here.state(sent)) == ["confirmed", "sent"]
 
 
 async def test_plain_connections_are_served_on_every_node(street):
@@ -429,6 +492,20 @@ async def test_garbage_and_other_versions_are_counted_and_do_nothing(street):
     assert here.hub.closed == [(street.phone, False)]
 
 
+@pytest.mark.parametrize("deadline_s", [float("nan"), float("inf"), float("-inf"), -0.1, 1e9])
+async def test_a_window_without_an_end_is_not_believed(street, deadline_s):
+    """One that is not a number stood on top of the heap for ever, and no window behind it passed any more."""
+    here, _ = street.houses
+    sent = await here.send(street.app, street.user)
+    await street.until(lambda: here.engine.offers_open == 1)
+    taken = _frame(said.Taken(street.phone, sent, True, 1.5))
+    here.nodes.hear(taken.replace(struct.pack(">d", 1.5), struct.pack(">d", deadline_s)))
+    assert here.nodes.counters.frames_unreadable == 1
+    assert not here.engine.is_offered(street.phone, sent)
+    here.nodes.hear(taken)
+    assert here.engine.is_offered(street.phone, sent)
+
+
 async def test_an_offer_with_data_that_is_no_json_is_counted_and_the_rest_of_its_frame_obeyed(street):
     here, _ = street.houses
     offer = said.make_offer(make_envelope(street.user, 1), [street.phone])
@@ -468,21 +545,70 @@ async def test_forgotten_offers_of_another_node_do_not_pile_up(street):
     assert len(taken._by_device) == 1
 
 
+async def test_what_was_handed_over_is_offered_to_the_other_nodes_before_the_engine_ends(street):
+    """A stopping engine dropped it, while its node said goodbye as if nothing were missing."""
+    here, there = street.houses
+    tablet = await here.add_hub_device(street.user, "tablet")
+    there.hub.connect(tablet)
+    here.acceptor = Acceptor(here.database, StoppedByIt(here.engine), here.clock)
+    sent = await here.send(street.app, street.user)
+    await street.unprompted_until(lambda: not here.engine.is_running)
+    assert here.engine.handed_over == 0
+    street.wire.carry()
+    assert [envelope.id for _, envelope in there.hub.offers] == [sent]
+
+
+class StoppedByIt:
+    """An engine that is asked to stop in the moment in which something is handed over."""
+
+    def __init__(self, engine):
+        self.engine = engine
+
+    handed_over = 0
+
+    @property
+    def plan(self):
+        return self.engine.plan
+
+    def hand_over(self, released):
+        self.engine.hand_over(released)
+        self.engine.stop()
+
+
+@pytest.mark.parametrize(("untold", "last_words"), [(0, [said.Leaving()]), (1, [])])
+async def test_a_node_says_goodbye_only_when_it_has_told_everything(clock, untold, last_words):
+    class Engine:
+        handed_over = untold
+
+    bus = HeldBus()
+    nodes = Nodes(bus, HubStandIn(), clock, bus.stopped.wait, Random(1))
+    nodes.attach(Engine())
+    running = asyncio.create_task(nodes.run())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    nodes.stop()
+    await asyncio.wait_for(running, 2)
+    assert said.decode_frame(bus.last.data).messages == last_words
+
+
+class HeldBus(MemoryBus):
+    """A bus that runs until it is stopped, and keeps the last frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.stopped = asyncio.Event()
+
+    async def run(self, user):
+        user.opened()
+        await self.stopped.wait()
+        self.last = user.take()
+
+    def stop(self):
+        self.stopped.set()
+
+
 async def test_run_ends_all_its_tasks_when_it_is_stopped(clock):
-    class Bus(MemoryBus):
-        def __init__(self):
-            super().__init__()
-            self.stopped = asyncio.Event()
-
-        async def run(self, user):
-            user.opened()
-            await self.stopped.wait()
-            self.last = user.take()
-
-        def stop(self):
-            self.stopped.set()
-
-    bus = Bus()
+    bus = HeldBus()
     nodes = Nodes(bus, HubStandIn(), clock, bus.stopped.wait, Random(1))
     running = asyncio.create_task(nodes.run())
     await asyncio.sleep(0)

@@ -177,6 +177,20 @@ async def test_only_so_many_sessions_catch_up_at_once(house):
     assert len(house.backend.loads) == loads + 6
 
 
+async def test_clients_that_are_away_do_not_keep_others_from_catching_up(house):
+    """A turn was held until all that was loaded was sent: as many clients without a socket held all of them."""
+    house.core.seats = SeatClock(house.clock)
+    house.core.catching_up = asyncio.Semaphore(2)
+    away = [(await house.greet_stateful(f"away-{number}"))[0] for number in range(3)]
+    _, wire = await house.greet("well")
+    for connection in away:
+        assert connection.lose_socket(Wire())
+    add(house, 1)
+    assert await resync(house.core) == 4
+    await settle()
+    assert sequences(wire.take()) == [1]
+
+
 @pytest.mark.parametrize("seed", range(30))
 async def test_whatever_is_lost_doubled_or_shuffled_comes_once_and_in_order(node, seed):
     random = Random(seed)
