@@ -3,6 +3,7 @@
 What is stored is a document (sealed by whoever stores it) and its facts, which anybody may see who may see the app.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
@@ -37,6 +39,7 @@ Environment = Literal["production", "sandbox"]
 KINDS: Final = (AddressKind.FCM_TOKEN, AddressKind.APNS_TOKEN)
 """The kinds of address for which an app can have a credential of its own."""
 MOST_SUBJECT_CHARS: Final = 300
+_PROJECT: Final = re.compile(r"[A-Za-z0-9.:_-]{1,100}")
 _KEY_FIELDS: Final = ("auth_key.key_id", "auth_key.team_id", "auth_key.p8")
 
 
@@ -99,12 +102,18 @@ def check_fcm(document: FcmDocument, settings: Settings) -> FcmFacts:
         )
     except BadServiceAccount as bad:
         raise InvalidField("service_account", str(bad)) from None
+    if _PROJECT.fullmatch(account.project_id) is None:
+        raise InvalidField("service_account", "The service account's project_id is none of Firebase's.")
     told: dict[str, Any] = msgspec.json.decode(document.service_account.reveal())
+    try:
+        public_key = load_pem_private_key(str(told["private_key"]).encode(), password=None).public_key()
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise InvalidField("service_account", "The service account's private_key cannot be read.") from None
     return FcmFacts(
         project_id=account.project_id,
         client_email=account.email,
         private_key_id=str(told.get("private_key_id") or ""),
-        fingerprint=_fingerprint(load_pem_private_key(str(told["private_key"]).encode(), password=None).public_key()),
+        fingerprint=_fingerprint(public_key),
     )
 
 

@@ -118,6 +118,9 @@ class StoredOwnChannels:
         return opened
 
     def _note_opened(self, channel: OwnChannel) -> None:
+        if self._channels.get((channel.app_id, channel.kind)) is not channel:
+            # Replaced while it was being opened: it closes itself with what it holds.
+            return
         self._open_ones.add(channel)
         for longest_unused in sorted(self._open_ones, key=lambda one: one.used_at):
             if len(self._open_ones) <= self._most_open:

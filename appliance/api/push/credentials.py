@@ -188,7 +188,10 @@ def _author(request: Request[Any, Any, Any]) -> Author:
 
 def _document_of(body: FcmCredential | ApnsCredential) -> FcmDocument | ApnsDocument:
     if isinstance(body, FcmCredential):
-        return FcmDocument(Secret(msgspec.json.encode(body.service_account).decode()))
+        try:
+            return FcmDocument(Secret(msgspec.json.encode(body.service_account).decode()))
+        except RecursionError:
+            raise InvalidField("service_account", "Give service_account as the key file came: it is flat.") from None
     for name, topic in (("topic", body.topic), ("voip_topic", body.voip_topic)):
         if topic is not None and _TOPIC.fullmatch(topic) is None:
             raise InvalidField(name, f"Give {name} as Apple shows it: letters, digits, dots and hyphens, at most 200.")

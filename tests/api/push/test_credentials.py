@@ -122,6 +122,8 @@ async def test_what_cannot_be_used_is_refused_in_plain_words_and_not_kept(house)
     refused = [
         ("fcm", {"service_account": {"type": "service_account"}}, "service_account"),
         ("fcm", {"service_account": elsewhere}, "service_account"),
+        ("fcm", {"service_account": google.service_account(project_id="a b/c")}, "service_account"),
+        ("fcm", {"service_account": google.service_account(private_key="none")}, "service_account"),
         ("apns", {"topic": TOPIC}, "auth_key"),
         ("apns", {"topic": "two words", "auth_key": key}, "topic"),
         ("apns", {"topic": TOPIC, "auth_key": key | {"p8": "no key"}}, "auth_key"),
