@@ -11,6 +11,7 @@ from uuid import UUID
 from appliance.domain.principal import Principal
 
 MAX_TOKEN_LIFETIME: Final = timedelta(hours=24)
+# How far the clocks of several nodes may be apart: for so long more is kept what concerns tokens.
 LEEWAY: Final = timedelta(seconds=5)
 
 _TIDY_EVERY: Final = 256

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from appliance.domain.errors import Unauthorized
 from appliance.domain.principal import Principal, PrincipalKind, Role
 from appliance.domain.secret import Secret
-from appliance.security.revocations import LEEWAY, MAX_TOKEN_LIFETIME, Revocations
+from appliance.security.revocations import MAX_TOKEN_LIFETIME, Revocations
 from appliance.security.signing_keys import ALGORITHM, SigningKey, public_key_set
 
 AUDIENCE: Final = "carillon"
@@ -175,8 +175,8 @@ class TokenIssuer:
     def verify(self, token: str, now: datetime) -> Principal:
         """Give the token's bearer. Raises `TokenRefused`.
 
-        The principal's `token_id` is the session's id where there is one, else the `jti`; its `expires_at` is `exp` and
-        the leeway of 5 s for clocks of several nodes, and is the very instant from which `verify` refuses.
+        The principal's `token_id` is the session's id where there is one, else the `jti`; its `expires_at` is `exp`,
+        the very instant from which `verify` refuses. There is no leeway: connections end then, as their clients expect.
         """
         known = self._cache.get(token) or self._verify_anew(token, now)
         if now >= known.counts_until:
@@ -236,7 +236,7 @@ class TokenIssuer:
             raise TokenRefused(RefusalReason.WRONG_ISSUER)
         if claims.aud != AUDIENCE:
             raise TokenRefused(RefusalReason.WRONG_AUDIENCE)
-        expires_at = _instant(claims.exp) + LEEWAY
+        expires_at = _instant(claims.exp)
         return _Known(
             principal=_principal(claims, expires_at),
             jti=claims.jti,

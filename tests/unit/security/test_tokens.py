@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from appliance.domain.principal import SCOPE_PUSH_SEND, PrincipalKind, Role
-from appliance.security.revocations import LEEWAY, Revocations
+from appliance.security.revocations import Revocations
 from appliance.security.signing_keys import (
     SigningKey,
     generate_signing_key,
@@ -98,7 +98,7 @@ def test_a_token_counts_until_the_very_instant_that_its_principal_names(issuer):
 
     issuer.verify(issued.token.reveal(), ends_at - timedelta(milliseconds=1))
 
-    assert ends_at == issued.expires_at + LEEWAY
+    assert ends_at == issued.expires_at
     assert refusal(issuer, issued.token.reveal(), ends_at) is RefusalReason.EXPIRED
     assert refusal(TokenIssuer([issuer._newest], ISSUER), issued.token.reveal(), ends_at) is RefusalReason.EXPIRED
 
