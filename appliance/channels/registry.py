@@ -20,12 +20,17 @@ from appliance.settings import DeliveryMode, Settings
 
 @dataclass(frozen=True, slots=True)
 class ChannelParts:
-    """What channels are made of; the layers above implement what they need of storage."""
+    """What channels are made of; the layers above implement what they need of storage.
+
+    `outbound` leads to hosts that users name. The operator named the relay: `to_relay` is the way there, apart from the
+    other so that nobody's hosts can hold its connections; None shares.
+    """
 
     settings: Settings
     clock: Clock
     outbound: Poster
     vapid_keys: VapidKeys
+    to_relay: Poster | None = None
     provider_tokens: SharedProviderTokens = field(default_factory=SharedProviderTokens)
 
 
@@ -47,7 +52,7 @@ def _build_relay(parts: ChannelParts) -> Channel | None:
     if settings.delivery_mode is not DeliveryMode.RELAY or not settings.push_relay_api_key.reveal():
         return None
     return RelayChannel(
-        parts.outbound,
+        parts.to_relay or parts.outbound,
         parts.clock,
         url=settings.push_relay_url,
         api_key=settings.push_relay_api_key,

@@ -40,7 +40,7 @@ _IDLE_S: Final = 15.0
 _MAX_URL_CHARS: Final = 4096
 _MAX_CONNECTIONS: Final = 100
 _MAX_IDLE_CONNECTIONS: Final = 32
-_SLOTS_PER_ORIGIN: Final = 16
+_SLOTS_PER_ORIGIN: Final = 8
 _OWN_HEADERS: Final = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "accept-encoding", "expect"}
 )
@@ -71,8 +71,9 @@ class _Target:
 class OutboundClient:
     """Sends single requests within the rules. Belongs to one event loop; `close` when done.
 
-    At most 16 requests run at once to one origin, so that a slow peer does not hold all connections; the others wait
-    within their own deadlines.
+    At most `per_origin` requests run at once to one origin and `connections` to all, with and without TLS each; the
+    others wait within their own deadlines. What hangs holds the connections of its client: targets that strangers
+    choose get another client than those that the operator chose, and as many connections as are ever asked for.
     """
 
     def __init__(
@@ -82,14 +83,17 @@ class OutboundClient:
         resolver: Resolver | None = None,
         tls: ssl.SSLContext | None = None,
         is_own_listener: Callable[[int], bool] = lambda _: False,
+        connections: int = _MAX_CONNECTIONS,
+        per_origin: int = _SLOTS_PER_ORIGIN,
     ) -> None:
+        self._per_origin = per_origin
         self._system_resolver = SystemResolver()
         resolver = resolver or self._system_resolver
         self._tls = tls or make_tls_context()
         self._pools = {
             is_plain: httpcore.AsyncConnectionPool(
                 ssl_context=self._tls,
-                max_connections=_MAX_CONNECTIONS,
+                max_connections=connections,
                 max_keepalive_connections=_MAX_IDLE_CONNECTIONS,
                 keepalive_expiry=_IDLE_S,
                 network_backend=GuardedNetwork(rules, resolver, is_plain=is_plain, is_own_listener=is_own_listener),
@@ -146,7 +150,7 @@ class OutboundClient:
 
     @asynccontextmanager
     async def _slot(self, origin: tuple[bool, str, int]) -> AsyncIterator[None]:
-        slots = self._slots.setdefault(origin, _Slots())
+        slots = self._slots.setdefault(origin, _Slots(self._per_origin))
         slots.users += 1
         try:
             async with slots.free:
@@ -162,8 +166,8 @@ class _Slots:
 
     __slots__ = ("free", "users")
 
-    def __init__(self) -> None:
-        self.free = asyncio.Semaphore(_SLOTS_PER_ORIGIN)
+    def __init__(self, count: int) -> None:
+        self.free = asyncio.Semaphore(count)
         self.users = 0
 
 

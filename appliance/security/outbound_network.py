@@ -17,7 +17,7 @@ import httpcore
 from appliance.security.outbound_errors import FailureReason, OutboundFailed, OutboundRefused
 from appliance.security.outbound_rules import Address, OutboundRules, read_address, unmapped
 
-_RESOLVER_THREADS: Final = 8
+_RESOLVER_THREADS: Final = 16
 _MAX_ADDRESSES_TRIED: Final = 4
 
 _SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
@@ -30,15 +30,30 @@ class Resolver(Protocol):
 
 
 class SystemResolver:
-    """The operating system's resolver, in 8 threads of its own: slow names delay other outbound names, nothing else."""
+    """The operating system's resolver, in threads of its own: slow names delay other outbound names, nothing else.
+
+    A name is looked up once at a time, however many ask for it, so that it takes 16 slow names to fill the 16 threads.
+    """
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="resolver")
+        self._running: dict[tuple[str, int], asyncio.Future[list[str]]] = {}
 
     async def resolve(self, host: str, port: int) -> Sequence[str]:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, _look_up, host, port)
+        running = self._running.get((host, port))
+        if running is None:
+            running = asyncio.get_running_loop().run_in_executor(self._threads, _look_up, host, port)
+            self._running[host, port] = running
+            running.add_done_callback(lambda done: self._ended((host, port), done))
+        # Who gives up waiting does not take the answer away from the others.
+        found = await asyncio.shield(running)
         return list(dict.fromkeys(found))
+
+    def _ended(self, name: tuple[str, int], done: asyncio.Future[list[str]]) -> None:
+        del self._running[name]
+        if not done.cancelled():
+            # Looked at, or the loop would report a fault that nobody waits for any more.
+            done.exception()
 
     def close(self) -> None:
         """Let the threads go; look-ups that still run end by themselves."""
