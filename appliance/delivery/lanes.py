@@ -113,12 +113,19 @@ class Lane:
         that is, only so many come back in a second.
         """
         rests_s = max(0.0, (self.breaker.open_until or now) - now)
-        can_a_second = 0.0 if self._took_s is None else _MORE_THAN_CAN * self.slots / max(self._took_s, 0.001)
-        self._waits_until = max(self._waits_until, now) + 1.0 / max(can_a_second, _FEWEST_A_SECOND)
+        self._waits_until = max(self._waits_until, now) + 1.0 / max(self._can_a_second, _FEWEST_A_SECOND)
         waiting_s = min(LONGEST_PUT_OFF_S, self._waits_until - now)
         self._waits_until = now + waiting_s
         spread_s = max(SHORTEST_PUT_OFF_S, rests_s, waiting_s)
         return max(SHORTEST_PUT_OFF_S, rests_s) + spread_s * random.random()
+
+    def is_slow(self, now: float) -> bool:
+        """Tell whether little may begin here for now: then what waits had better come back in batches."""
+        return self.breaker.state(now) is not BreakerState.CLOSED or self._can_a_second < _FEWEST_A_SECOND
+
+    @property
+    def _can_a_second(self) -> float:
+        return 0.0 if self._took_s is None else _MORE_THAN_CAN * self.slots / max(self._took_s, 0.001)
 
     def is_forgettable(self, now: float) -> bool:
         """Tell whether nothing is lost with it: it is idle, and well or long unused."""

@@ -9,7 +9,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from math import ceil
 from random import Random
 from typing import Final
 from uuid import UUID
@@ -54,8 +55,10 @@ MOST_AT_ONCE: Final = 512
 """Most tries of all lanes at once."""
 MANY_HELD_UP: Final = 50
 """From so many of one page on, and more than half of it, what else waits for these devices is put off with them."""
-MOST_PUT_OFF: Final = 2_000
+MOST_PUT_OFF: Final = 5_000
 """Most of that in one transaction."""
+BATCH_S: Final = 0.5
+"""What waits for a slow lane comes back at instants so far apart, all at once: each look costs, whatever it finds."""
 ONLY_LANE: Final = "only"
 
 OpenAddress = Callable[[bytes], Secret]
@@ -213,7 +216,8 @@ class RemoteTries:
         now_mono = self._clock.monotonic()
 
         def free_again_at(lane: Lane, expires_at: datetime) -> datetime:
-            return min(expires_at, now + timedelta(seconds=lane.free_again_in(now_mono, self._random)))
+            at = now + timedelta(seconds=lane.free_again_in(now_mono, self._random))
+            return min(expires_at, _in_batch(at) if lane.is_slow(now_mono) else at)
 
         put_off = [(due.id, free_again_at(lane, due.expires_at)) for due, lane in held_up]
         if len(held_up) >= MANY_HELD_UP and len(held_up) * 2 > looked_at:
@@ -377,3 +381,7 @@ def _lane_name(channel: Channel, push: Push | None) -> str:
         # One address that the channel cannot read must not keep the others from being looked at.
         logger.exception("address_unreadable", extra={"device": str(push.device_id)})
         return ONLY_LANE
+
+
+def _in_batch(at: datetime) -> datetime:
+    return datetime.fromtimestamp(ceil(at.timestamp() / BATCH_S) * BATCH_S, UTC)

@@ -25,7 +25,7 @@ async def load_waiting(database: Database, device_ids: Sequence[UUID], now: date
     claimable = sources(Event.CLAIM)
     rows = await database.read(
         "SELECT id, device, expires_at FROM delivery WHERE due_at <= ? AND expires_at > ? "
-        f"AND device IN ({marks(len(device_ids))}) AND state IN ({marks(len(claimable))}) ORDER BY due_at LIMIT ?",
+        f"AND device IN ({marks(len(device_ids))}) AND state IN ({marks(len(claimable))}) LIMIT ?",
         (now, now, *device_ids, *claimable, limit),
     )
     return [Waiting(uuid_of(row[0]), uuid_of(row[1]), instant_of(row[2])) for row in rows]
