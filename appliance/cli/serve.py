@@ -106,9 +106,21 @@ def raise_open_files_limit() -> None:
 
 def most_http_connections(settings: Settings) -> int:
     """Give how many HTTP connections may be open at once: what is set, or what the open files leave beside the hub."""
-    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    left = open_files - settings.hub_max_connections - _OTHER_FILES
+    left = _count_files_beside_hub(settings) - most_lean_connections(settings)
     return max(_FEWEST_HTTP_CONNECTIONS, min(settings.http_max_connections, left))
+
+
+def most_lean_connections(settings: Settings) -> int:
+    """Give how many HTTP connections the hub's own port may have open that are not the hub's; 0 without that port."""
+    if settings.hub_listener != "lean":
+        return 0
+    # A quarter of what is left: the main port must have room whatever happens on this one.
+    return max(_FEWEST_HTTP_CONNECTIONS, min(settings.http_backlog, _count_files_beside_hub(settings) // 4))
+
+
+def _count_files_beside_hub(settings: Settings) -> int:
+    open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return open_files - settings.hub_max_connections - _OTHER_FILES
 
 
 def reserve_port(host: str, port: int) -> socket.socket:
@@ -255,8 +267,8 @@ def _make_hub_listener(settings: Settings, application: Application, hub_socket:
             hub_socket,
             limits=LeanLimits(
                 head_deadline_s=settings.http_head_timeout_s,
-                heads_pending=settings.http_backlog,
-                heads_pending_per_address=settings.hub_max_connections_per_address,
+                http_connections=most_lean_connections(settings),
+                http_connections_per_address=settings.hub_max_connections_per_address,
             ),
             trusted_proxies=settings.trusted_proxies,
             tls_cert=settings.tls_cert,

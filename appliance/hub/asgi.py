@@ -1,7 +1,7 @@
 """The hub as an ASGI application: `POST …/negotiate` and the transports, below the path where it is mounted."""
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Final, cast
 
 import msgspec
@@ -14,6 +14,7 @@ from appliance.hub.negotiate import WEBSOCKETS
 from appliance.hub.refusals import Refusal
 from appliance.hub.requests import MOUNT_PATH, NO_STORE, HubRequest, deny, read_request, refuse, respond
 from appliance.hub.transport_websocket import resume_websocket, serve_websocket
+from appliance.security.tickets import TICKET_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -52,25 +53,32 @@ class HubApplication:
 
     def _find_redirect(self, scope: Scope, request: HubRequest) -> dict[str, object] | None:
         """Give the answer that sends a client to the hub's own port. Its credential goes along by itself."""
-        if self._redirect_to is None or _IS_OWN_PORT in scope or request.query.get("negotiateversion", "0") == "0":
+        is_served_here = self._redirect_to is None or _IS_OWN_PORT in scope
+        if is_served_here or not request.is_negotiation or request.query.get("negotiateversion", "0") == "0":
             return None
         return {"url": self._redirect_to}
 
     async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             request = read_request(scope)
+            redirect = self._find_redirect(scope, request)
+            if redirect is not None and _has_ticket(request):
+                # A ticket counts once, and is to be redeemed where its bearer is sent.
+                await _answer(send, redirect)
+                return
             guest = await self._gate.authenticate(request)
             if not request.is_negotiation:
+                _leave_place(scope)
                 await self._http_transports.serve(request, guest, scope, receive, send)
                 return
             if request.method != "POST":
                 raise Refusal(405, "", (("allow", "POST"),), cause="method")
-            answer = self._find_redirect(scope, request) or self._gate.negotiate(guest, request)
+            answer = redirect or self._gate.negotiate(guest, request)
         except Refusal as refusal:
             self._core.counters.count_refused(refusal.cause)
             await refuse(send, refusal)
         else:
-            await respond(send, 200, msgspec.json.encode(answer), "application/json", (NO_STORE,))
+            await _answer(send, answer)
 
     async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -91,3 +99,18 @@ class HubApplication:
             return
         # No await between the admission and the connection: what was counted is counted at once.
         await serve_websocket(self._core, self._gate, guest, negotiation, receive, send)
+
+
+def _has_ticket(request: HubRequest) -> bool:
+    return request.method == "POST" and any(one.startswith(TICKET_PREFIX) for one in request.credentials)
+
+
+def _leave_place(scope: Scope) -> None:
+    """Tell a server that counts connections until they are the hub's that this one is: the hub has caps of its own."""
+    leave = scope.get("leave_place")
+    if leave is not None:
+        cast("Callable[[], None]", leave)()
+
+
+async def _answer(send: Send, answer: dict[str, object]) -> None:
+    await respond(send, 200, msgspec.json.encode(answer), "application/json", (NO_STORE,))

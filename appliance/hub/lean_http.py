@@ -7,7 +7,6 @@ have none.
 import asyncio
 import logging
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
@@ -26,8 +25,8 @@ from websockets.utils import accept_key
 
 from appliance.hub.asgi_types import AsgiApplication
 from appliance.hub.lean_limits import LeanLimits
+from appliance.hub.lean_places import Place, Places
 from appliance.hub.lean_websocket import Framer, LeanWebSocket
-from appliance.hub.origin import site_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +46,11 @@ class LeanServer:
     app: AsgiApplication
     config: Config
     limits: LeanLimits
-    trusts: Callable[[str], bool]
+    places: Places
     on_lost: Callable[[LeanWebSocket], None]
     state: ServerState = field(default_factory=ServerState)
     framer: Framer = field(default_factory=Framer)
     sockets: set[LeanWebSocket] = field(default_factory=set)
-    heads_pending: int = 0
-    heads_pending_of: Counter[str] = field(default_factory=Counter)
     _date: tuple[int, str] = (0, "")
 
     def date(self, now: float) -> str:
@@ -100,34 +97,53 @@ class LeanHttp(HttpToolsProtocol):
         self._lean = server
         self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
-        self._pending_site: str | None = None
+        self._place: Place | None = None
+        self._refused_with = HTTPStatus.BAD_REQUEST
+        self._is_lingering = False
+
+    def admit(self, transport: asyncio.Transport) -> bool:
+        """Take a place as soon as there is a connection, before TLS; False when there is none, and it is dropped."""
+        self.transport = transport
+        peer = transport.get_extra_info("peername")
+        if self._take_place(str(peer[0]) if isinstance(peer, tuple) else ""):
+            return True
+        transport.abort()
+        return False
+
+    def give_way(self) -> None:
+        """Another connection needs the place more."""
+        self._place = None
+        self.transport.abort()
+
+    def leave_place(self) -> None:
+        """From now on the hub counts this connection, or nobody has to."""
+        place, self._place = self._place, None
+        if place is not None:
+            self._lean.places.leave(self, place)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self._take_place(self.client[0] if self.client else ""):
+        if self._place is not None or self.admit(transport):
             self._await_head()
-        else:
-            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
-        self._leave_place()
+        # The base does this only for a peer that said goodbye, and the timer would hold this object.
+        self._unset_keepalive_if_required()
+        self.leave_place()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
-        if self.transport.is_closing():
+        # What arrives is not yet a request: until one begins, the timer of the pause before it goes on.
+        if self._is_lingering or self.transport.is_closing():
             return
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            if self._get_upgrade() == b"websocket" and not self._is_answering():
-                self._upgrade(data[upgrade.args[0] :])
-            else:
-                self._refuse(HTTPStatus.BAD_REQUEST)
+            self._serve_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             is_too_long = self._head_bytes > self._lean.limits.head_bytes
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if is_too_long else HTTPStatus.BAD_REQUEST)
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if is_too_long else self._refused_with)
         else:
             self._count_unfinished_head(len(data))
 
@@ -136,6 +152,7 @@ class LeanHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         if len(self.pipeline) >= self._lean.limits.pipelined:
             raise _HeadRefused
+        self._unset_keepalive_if_required()
         super().on_message_begin()
         self._head_bytes = 0
         if self._head_timer is None:
@@ -153,13 +170,40 @@ class LeanHttp(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self._is_upgrade_ignored():
+            if self.parser.get_method() == b"CONNECT":
+                raise _HeadRefused
+            return
         self._end_head()
-        self._leave_place()
+        if self._place is not None and not self._lean.places.begin(self, self._place):
+            self._refused_with = HTTPStatus.SERVICE_UNAVAILABLE
+            raise _HeadRefused
         date = self._lean.date(self.loop.time())
         self.server_state.default_headers = [(b"date", date.encode())]
         # An answer that its client does not read can only be given up together with the connection.
         self.scope["abort_connection"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+        # Who serves the connection for the hub, which counts it from then on, says so.
+        self.scope["leave_place"] = self.leave_place  # type: ignore[typeddict-unknown-key]
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        if not self._is_upgrade_ignored():
+            super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        cycle: RequestResponseCycle = self.cycle
+        super().on_response_complete()
+        if self.pipeline or self.transport.is_closing() or not cycle.response_complete:
+            return
+        if cycle.more_body:
+            self._linger()
+        elif self._head_timer is not None:
+            # The next head has begun, and has a deadline.
+            self._unset_keepalive_if_required()
+        if self._place is not None:
+            self._lean.places.wait(self, self._place)
+        elif not self._take_place(self.client[0] if self.client else ""):
+            self.transport.close()
 
     def _is_answering(self) -> bool:
         cycle: RequestResponseCycle | None = self.cycle
@@ -190,33 +234,49 @@ class LeanHttp(HttpToolsProtocol):
 
     def _refuse(self, status: HTTPStatus) -> None:
         """Answer what is no request that could be served, and close."""
-        lines = (f"HTTP/1.1 {status} {status.phrase}", "connection: close", "content-length: 0", "", "")
-        self.transport.write("\r\n".join(lines).encode())
+        lines = [f"HTTP/1.1 {status} {status.phrase}", "connection: close", "content-length: 0"]
+        if status is HTTPStatus.SERVICE_UNAVAILABLE:
+            lines.append(f"retry-after: {self._lean.limits.retry_after_s}")
+        self.transport.write("\r\n".join((*lines, "", "")).encode())
         self.transport.close()
 
-    def _take_place(self, address: str) -> bool:
-        server = self._lean
-        if server.heads_pending >= server.limits.heads_pending:
-            return False
-        site = site_of(address)
-        if server.heads_pending_of[site] >= server.limits.heads_pending_per_address and not server.trusts(address):
-            return False
-        server.heads_pending += 1
-        server.heads_pending_of[site] += 1
-        self._pending_site = site
-        return True
-
-    def _leave_place(self) -> None:
-        site, self._pending_site = self._pending_site, None
-        if site is None:
+    def _linger(self) -> None:
+        """Close what was answered before all of it had arrived: no request could follow, and no timer would run."""
+        self._unset_keepalive_if_required()
+        if not self.transport.can_write_eof():
+            self.transport.close()
             return
-        server = self._lean
-        server.heads_pending -= 1
-        server.heads_pending_of[site] -= 1
-        if not server.heads_pending_of[site]:
-            del server.heads_pending_of[site]
+        # Closing with input unread would reset the connection, and the client might not see the answer.
+        self._is_lingering = True
+        self.transport.write_eof()
+        self._head_timer = self.loop.call_later(self._lean.limits.linger_s, self.transport.abort)
+
+    def _take_place(self, address: str) -> bool:
+        self._place = self._lean.places.take(self, address, self.loop.time())
+        return self._place is not None
 
     # Upgrades.
+
+    def _serve_upgrade(self, rest: bytes) -> None:
+        if self._is_upgrade_ignored():
+            self._read_again(rest)
+        elif self._is_answering():
+            self._refuse(HTTPStatus.BAD_REQUEST)
+        else:
+            self._upgrade(rest)
+
+    def _is_upgrade_ignored(self) -> bool:
+        """Tell whether it asks for what is not offered; a server may ignore that (RFC 9110 section 7.8)."""
+        return self.parser.should_upgrade() and self._get_upgrade() != b"websocket"
+
+    def _read_again(self, rest: bytes) -> None:
+        """Read a request without its Upgrade: the parser takes whatever follows such a head for another protocol."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.data_received(b"\r\n".join((*lines, b"", rest)))
 
     def _upgrade(self, rest: bytes) -> None:
         """Hand the transport to a WebSocket; `rest` is what followed the head already."""
@@ -225,6 +285,7 @@ class LeanHttp(HttpToolsProtocol):
             return
         server = self._lean
         server.state.connections.discard(self)
+        self.leave_place()
         socket = LeanWebSocket(self.transport, answer, server.framer, server.limits, server.on_lost)
         server.sockets.add(socket)
         self.transport.set_protocol(socket)

@@ -10,16 +10,23 @@ class LeanLimits:
     head_bytes: int = 32_768
     """Request line and headers of one request. Beyond it: 431, and the connection is closed."""
     head_deadline_s: float = 10.0
-    """Longest time from the connection, or from a request's first byte, to the end of its head. Then: closed."""
+    """Longest time from the connection, or from a request's first byte, to the end of its head. Then: closed. With TLS
+    the connection counts from the end of its handshake."""
     idle_s: int = 5
     """Longest pause between two requests on one connection. Then: closed."""
     pipelined: int = 16
     """Requests waiting behind one that is not answered yet. Beyond it: 400, and the connection is closed."""
-    heads_pending: int = 4_096
-    """Connections that have not finished their first head. Beyond it a new one is closed at once."""
-    heads_pending_per_address: int = 1_024
-    """The same, from one address (an IPv6 /64) that is no trusted proxy."""
+    http_connections: int = 4_096
+    """HTTP connections that are not the hub's: before a handshake, a head, an upgrade or the next request."""
+    http_connections_per_address: int = 1_024
+    """The same, from one address (an IPv6 /64) that is no trusted proxy. Beyond either the one that has waited longest
+    for its client is closed; where none waits, 503."""
     tls_handshake_s: float = 10.0
+    """Longest time from the connection to the end of its TLS handshake. Then: closed."""
+    linger_s: float = 2.0
+    """How long the rest of a request is thrown away that was answered before it had arrived. Then: closed."""
+    retry_after_s: int = 5
+    """What a client is told that is answered 503 before its request has reached the hub."""
 
     frame_bytes: int = 131_072
     """One WebSocket message, which may hold several messages of the hub. Beyond it: close code 1009."""

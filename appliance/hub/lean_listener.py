@@ -5,7 +5,6 @@ WebSockets cost about a kibibyte here below the hub, against some 150 KiB of the
 """
 
 import asyncio
-import ipaddress
 import logging
 import socket
 import ssl
@@ -13,13 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, cast
 
-from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from uvicorn.config import Config
 
 from appliance.hub.asgi_types import AsgiApplication
 from appliance.hub.lean_http import LeanHttp, LeanServer
 from appliance.hub.lean_limits import LeanLimits
+from appliance.hub.lean_places import Places
+from appliance.hub.lean_tls import TlsDoor
 from appliance.hub.lean_websocket import LeanWebSocket
+from appliance.security.trusted_proxies import TrustedProxies, believe
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,7 @@ class LeanListener:
         self._backlog = backlog
         self._limits = limits or LeanLimits()
         self._tls = _make_tls(tls_cert, tls_key) if tls_cert is not None and tls_key is not None else None
-        if trusted_proxies:
-            app = cast(AsgiApplication, wrap_asgi_with_proxy_headers(app, list(trusted_proxies)))
+        app = cast(AsgiApplication, believe(app, trusted_proxies))
         # uvicorn's own server does not run: neither its signals, its logging nor its reading of the environment.
         config = Config(
             app,
@@ -70,7 +70,9 @@ class LeanListener:
             timeout_keep_alive=self._limits.idle_s,
         )
         config.load()
-        self._shared = LeanServer(app, config, self._limits, Trust(trusted_proxies), self._forget)
+        places = Places(self._limits, TrustedProxies(trusted_proxies))
+        self._shared = LeanServer(app, config, self._limits, places, self._forget)
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._servers: list[asyncio.Server] = []
         self._emptied: asyncio.Event | None = None
 
@@ -84,11 +86,7 @@ class LeanListener:
         _set_options(self._bound, self._limits)
         for listening in (self._bound, *(self._bound.dup() for _ in range(_TAKEN_A_TURN - 1))):
             server = await asyncio.get_running_loop().create_server(
-                lambda: LeanHttp(self._shared),
-                sock=listening,
-                backlog=self._backlog,
-                ssl=self._tls,
-                ssl_handshake_timeout=None if self._tls is None else self._limits.tls_handshake_s,
+                self._make_protocol, sock=listening, backlog=self._backlog
             )
             self._servers.append(server)
 
@@ -112,6 +110,7 @@ class LeanListener:
         empty = asyncio.ensure_future(self._emptied.wait())
         await asyncio.wait({*tasks, empty}, timeout=self._limits.stop_wait_s)
         empty.cancel()
+        tasks |= self._handshakes
         late = [task for task in tasks if not task.done()]
         for task in late:
             task.cancel()
@@ -123,35 +122,14 @@ class LeanListener:
             logger.warning("hub_listener_stop_forced", extra={"connections": len(late)})
             await asyncio.wait(late, timeout=1.0)
 
+    def _make_protocol(self) -> asyncio.Protocol:
+        http = LeanHttp(self._shared)
+        return http if self._tls is None else TlsDoor(http, self._tls, self._limits.tls_handshake_s, self._handshakes)
+
     def _forget(self, lost: LeanWebSocket) -> None:
         self._shared.sockets.discard(lost)
         if self._emptied is not None and not self._shared.sockets:
             self._emptied.set()
-
-
-class Trust:
-    """Tells which addresses are trusted proxies."""
-
-    def __init__(self, trusted: Sequence[str]) -> None:
-        self._trusts_all = "*" in trusted
-        self._names = frozenset(trusted)
-        self._networks = [network for one in trusted if (network := _read_network(one)) is not None]
-
-    def __call__(self, address: str) -> bool:
-        if self._trusts_all or address in self._names:
-            return True
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._networks)
-
-
-def _read_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:
-    try:
-        return ipaddress.ip_network(text)
-    except ValueError:
-        return None
 
 
 def _make_tls(cert: Path, key: Path) -> ssl.SSLContext:

@@ -238,7 +238,7 @@ class LeanWebSocket(asyncio.Protocol):
             self._close_code = _LOST
         if self._closing_timer is not None:
             self._closing_timer.cancel()
-        if self._waiter is None:
+        if self._waiter is None or self._waiter.done():
             # Nobody reads, so nobody hears of the loss: whoever waits for a write must not wait for ever.
             self._finish_write()
         self._deliver()

@@ -29,6 +29,7 @@ class MemoryBackend:
         self.complete = True
         self.refusal: str | None = None
         self.failure: Exception | None = None
+        self.authenticate_gate: asyncio.Event | None = None
         self.hello_gate: asyncio.Event | None = None
         self.load_gate: asyncio.Event | None = None
         self.acknowledge_gate: asyncio.Event | None = None
@@ -68,6 +69,8 @@ class MemoryBackend:
         return uuid5(_SPACE, f"{user_id}/{installation_id}")
 
     async def authenticate(self, bearer: str) -> Principal | None:
+        if self.authenticate_gate is not None:
+            await self.authenticate_gate.wait()
         return self.principals.get(bearer)
 
     async def register_hello(self, principal: Principal, hello: Hello) -> HelloAccepted:
