@@ -182,7 +182,8 @@ class HubListener:
     async def _confirm(self, notification: HubNotification, *, wants_answer: bool) -> None:
         self._remember(notification.id, is_handled=True)
         if self._acknowledges:
-            self._cursor.save(max(notification.sequence, self._cursor.load() or 0))
+            if notification.sequence is not None:
+                self._cursor.save(max(notification.sequence, self._cursor.load() or 0))
             await self._send_acknowledgement(notification.id, wants_answer=wants_answer)
 
     async def _send_acknowledgement(self, notification_id: str, *, wants_answer: bool) -> None:

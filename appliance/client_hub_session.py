@@ -30,7 +30,10 @@ _HELLO_ID: Final = "hello"
 
 
 class HubNotification(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """A notification as the hub brings it. `data` is as the sender gave it; `sequence` counts per user."""
+    """A notification as the hub brings it. `data` is as the sender gave it; `sequence` counts per user.
+
+    It is None for what stands beside the user's notifications, such as a test push.
+    """
 
     id: str
     app_id: str
@@ -39,7 +42,7 @@ class HubNotification(msgspec.Struct, frozen=True, kw_only=True, rename="camel")
     body: str
     data: dict[str, object] = {}
     priority: Literal["low", "normal", "high"] = "normal"
-    sequence: int
+    sequence: int | None
     sent_at: datetime
     expires_at: datetime
     collapse_key: str | None = None

@@ -1,6 +1,6 @@
 """What was asked: a notification's content, its limits, and the envelope that travels through every layer."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -13,6 +13,8 @@ from appliance.domain.errors import InvalidField, PayloadTooLarge
 MAX_TITLE_CHARS = 256
 MAX_BODY_CHARS = 4096
 MAX_DATA_BYTES = 4096
+MAX_DATA_DEPTH = 32
+"""Levels of objects and arrays in `data`, itself included: encoders and decoders recurse, and give up far deeper."""
 MAX_TYPE_CHARS = 64
 MAX_COLLAPSE_KEY_BYTES = 64
 DEFAULT_TTL = timedelta(hours=24)
@@ -86,7 +88,8 @@ def check_content(
 ) -> Content:
     """Check one notification's content and give it back in its stored form.
 
-    Limits: title 1-256 characters, body 1-4096 characters, data 4096 bytes as compact UTF-8 JSON, ttl 0 s to 28 days.
+    Limits: title 1-256 characters, body 1-4096 characters, data 4096 bytes as compact UTF-8 JSON in
+    32 levels of nesting, ttl 0 s to 28 days.
     Raises `InvalidField` (the field's name begins with `path`) or `PayloadTooLarge`, which tells the bytes.
     """
     _check_text(title, field=f"{path}title", most=MAX_TITLE_CHARS)
@@ -107,6 +110,15 @@ def check_content(
         collapse_key=collapse_key,
         data_json=data_json,
     )
+
+
+def read_data(text: str | bytes) -> Mapping[str, object] | None:
+    """Read `data` as it was stored or sent on; None where it is no JSON object or nests deeper than it may."""
+    try:
+        data = msgspec.json.decode(text, type=dict[str, object])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    return None if nests_too_deep(data) else data
 
 
 def is_storable_text(text: str) -> bool:
@@ -147,6 +159,8 @@ def _check_ttl(ttl_s: int | None, *, field: str) -> timedelta:
 
 
 def _encode_data(data: Mapping[str, object], *, field: str) -> str:
+    if nests_too_deep(data):
+        raise InvalidField(field, f"Nest the objects and arrays of {field} at most {MAX_DATA_DEPTH} levels deep.")
     try:
         encoded = msgspec.json.encode(data)
         text = encoded.decode()
@@ -158,6 +172,22 @@ def _encode_data(data: Mapping[str, object], *, field: str) -> str:
     if len(encoded) > MAX_DATA_BYTES:
         raise PayloadTooLarge(field, limit_bytes=MAX_DATA_BYTES, actual_bytes=len(encoded))
     return text
+
+
+def nests_too_deep(data: Mapping[str, object]) -> bool:
+    """Tell whether JSON data has more than `MAX_DATA_DEPTH` levels; looks no deeper, and nothing recurses."""
+    level: list[object] = [data]
+    for _ in range(MAX_DATA_DEPTH):
+        level = [inner for value in level for inner in _members_of(value) if isinstance(inner, Mapping | list | tuple)]
+        if not level:
+            return False
+    return True
+
+
+def _members_of(value: object) -> Iterable[object]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _holds_nul(data: Mapping[str, object]) -> bool:

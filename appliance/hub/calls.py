@@ -200,6 +200,21 @@ async def _run_replay(
     history: "Sequence[EncodedNotification]",
     turn: AbstractAsyncContextManager[object] = _NO_TURN,
 ) -> None:
+    """Replay; a fault in it ends the connection, which would otherwise take every offer and bring none."""
+    try:
+        await _replay(connection, session, replay, history, turn)
+    except Exception:
+        logger.exception("hub_replay_failed")
+        connection.end(endings.INTERNAL_ERROR)
+
+
+async def _replay(
+    connection: "Connection",
+    session: Session,
+    replay: Replay,
+    history: "Sequence[EncodedNotification]",
+    turn: AbstractAsyncContextManager[object],
+) -> None:
     """Send the history, then what was held back, then let the session go live, without a gap between the last two.
 
     `turn` is held while a page is loaded, and not while it is sent: a client that is away or reads slowly takes its
@@ -262,7 +277,12 @@ async def _send_history(
         if connection.ending is not None:
             return
         replay.note_sent(notification.id)
-        connection.send_full(session, notification, is_measured=False)
+        try:
+            connection.send_full(session, notification, is_measured=False)
+        except Exception:
+            # One that cannot be written stands in front of all that follow, at every Hello of the device.
+            logger.exception("hub_replay_skipped", extra={"notification_id": str(notification.id)})
+            connection.report_cut(session.device_id, [notification.id], endings.INTERNAL_ERROR.reason)
         connection.core.counters.replayed += 1
         if number % _TURN == 0:
             await asyncio.sleep(0)

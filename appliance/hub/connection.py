@@ -41,6 +41,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_abandoned",
         "_acknowledging",
         "_away_since",
         "_handshake",
@@ -52,6 +53,8 @@ class Connection:
         "_reading_turn",
         "_replaying",
         "_resumable",
+        "_resumed_until",
+        "_sockets",
         "_tasks",
         "core",
         "ending",
@@ -104,6 +107,9 @@ class Connection:
         self._reading_turn = asyncio.Lock() if is_stateful else None
         self._read_pipe: Pipe | None = None
         self._away_since: float | None = None
+        self._abandoned: Pipe | None = None
+        self._resumed_until = 0.0
+        self._sockets = 1
         self._replaying: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] | None = None
         core.presence.add(self, user_id, principal.token_id, origin.site)
@@ -213,6 +219,30 @@ class Connection:
         """Whether another socket may carry the connection on."""
         return self._resumable is not None and self.ending is None
 
+    def take_socket(self) -> bool:
+        """Count a socket that is about to go on with the connection; False where too many did, or still end.
+
+        `leave_socket` follows when it has ended. Each repeats all that was not acknowledged.
+        """
+        limits = self.core.limits
+        now = self.core.clock.monotonic()
+        resumed_until = max(self._resumed_until, now) + 1 / limits.resumes_per_s
+        if self._sockets > limits.sockets_left or resumed_until - now > limits.resumes_at_once / limits.resumes_per_s:
+            return False
+        self._resumed_until = resumed_until
+        self._sockets += 1
+        return True
+
+    def leave_socket(self, pipe: Pipe | None = None) -> None:
+        """A socket that carried the connection, or was about to, has ended."""
+        self._sockets -= 1
+        if self._abandoned is pipe:
+            self._abandoned = None
+
+    def was_abandoned(self, pipe: Pipe) -> bool:
+        """Tell whether this pipe was replaced in the middle of a write: its client may never read again."""
+        return self._abandoned is pipe
+
     def resume(self, pipe: Pipe, principal: Principal) -> bool:
         """Go on over another socket of the client; False when that is not possible (any more).
 
@@ -222,6 +252,8 @@ class Connection:
             return False
         now = self.core.clock.monotonic()
         older, self._pipe = self._pipe, pipe
+        if self._away_since is None and self._outbox.stuck_since() is not None:
+            self._abandoned = older
         if self._away_since is None and self._read_pipe is not older:
             older.interrupt()
         self._away_since = None
@@ -450,6 +482,8 @@ class Connection:
 
     def _close_outbox(self) -> None:
         ending = self.ending or endings.SOCKET_LOST
-        unwritten = self._outbox.close(is_lost=ending.is_abrupt)
+        # Nobody else's goodbye says that what was written before it has arrived.
+        is_lost = ending.is_abrupt or ending.reason != endings.CLIENT_CLOSED.reason
+        unwritten = self._outbox.close(is_lost=is_lost)
         if self._last_session is not None:
             self.report_cut(self._last_session.device_id, unwritten, ending.reason)

@@ -6,13 +6,18 @@ its owner looks at the clock and says when to look again. Only an earlier deadli
 
 import asyncio
 import heapq
+import logging
 from itertools import count
 from typing import Final, Protocol
 
 from appliance.domain.clock import Clock
 
+logger = logging.getLogger(__name__)
+
 # An owner that asks for "now" again would hold the loop.
 _SHORTEST_S: Final = 0.01
+# An owner that could not be asked is asked again so much later: what it waits for may still be due.
+_AFTER_FAULT_S: Final = 1.0
 # The timer comes so much late, for all who are due by then at once. A loop that counts in milliseconds would otherwise
 # come a little early and find nobody due, again and again.
 _GRAIN_S: Final = 0.01
@@ -68,7 +73,7 @@ class Deadlines:
                 self._faded -= 1
                 continue
             owner.wake_at = None
-            again_at = owner.pass_time(now)
+            again_at = _ask(owner, now)
             if again_at is not None:
                 self.wake(owner, max(again_at, now + _SHORTEST_S))
         self._set_timer()
@@ -108,3 +113,12 @@ class Deadlines:
     def _on_timer(self) -> None:
         self._timer = None
         self.run_due()
+
+
+def _ask(owner: Timed, now: float) -> float | None:
+    """Ask one; a fault in it must not keep the others from being asked, nor itself for ever."""
+    try:
+        return owner.pass_time(now)
+    except Exception:
+        logger.exception("hub_deadline_failed")
+        return now + _AFTER_FAULT_S

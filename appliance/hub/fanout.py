@@ -2,14 +2,17 @@
 
 Small sets go out at once. Of a large set the rest goes out in batches, one batch a turn of the loop. A later send to a
 target that still waits for its turn queues behind it, so every target sees the order of the submissions; a send to any
-other target does not wait.
+other target does not wait. What cannot be sent to one target keeps nothing from the others.
 """
 
 import asyncio
+import logging
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable
 from itertools import islice
 from typing import Final, Generic, TypeVar
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=Hashable)
 P = TypeVar("P")
@@ -17,10 +20,16 @@ BATCH: Final = 64
 
 
 class Fanout(Generic[T, P]):
-    """Calls `send(target, parcel)` for every item. Bound: `most_pending` items; beyond it the oldest go out at once."""
+    """Calls `send(target, parcel)` for every item. Bound: `most_pending` items; beyond it the oldest go out at once.
 
-    def __init__(self, send: Callable[[T, P], None], most_pending: int) -> None:
-        self._send = send
+    A send that raises is logged, and `failed(target, parcel)` is told of it.
+    """
+
+    def __init__(
+        self, send: Callable[[T, P], None], most_pending: int, *, failed: Callable[[T, P], None] | None = None
+    ) -> None:
+        self._try_send = send
+        self._failed = failed
         self._most_pending = most_pending
         self._pending: deque[tuple[T, P]] = deque()
         # How often each target is in there. Counted from the first time that it matters until nothing is pending.
@@ -57,6 +66,14 @@ class Fanout(Generic[T, P]):
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+    def _send(self, target: T, parcel: P) -> None:
+        try:
+            self._try_send(target, parcel)
+        except Exception:
+            logger.exception("hub_send_failed")
+            if self._failed is not None:
+                self._failed(target, parcel)
 
     def _submit_behind(self, items: Iterable[tuple[T, P]]) -> None:
         waiting = self._waiting

@@ -45,6 +45,7 @@ _WHY_BUSY: Final = {
     "negotiations_pending": "Too many clients are connecting at this moment.",
     "negotiations_pending_per_user": "Too many clients of this user are connecting at this moment.",
     "negotiations_pending_per_address": "Too many clients of this network address are connecting at this moment.",
+    "resumes": "This connection went on over too many sockets.",
     "authentication_too_slow": "The access token could not be checked in time.",
     "authentication_unavailable": "The access token cannot be checked at this moment.",
 }
@@ -148,13 +149,18 @@ class Gate:
     def admit_again(self, guest: Guest, token: str | None) -> tuple[Negotiation[Connection], Connection] | None:
         """Let a client go on with its connection over another WebSocket; None where it is to be admitted anew.
 
-        403 for another user's id. Nothing is counted again, so no cap applies; the newest socket wins.
+        403 for another user's id. The newest socket wins; the connection is not counted again, its sockets have bounds
+        of their own (503). The caller lets the connection know when the socket has ended.
         """
         negotiation = self._negotiations.find(token) if token else None
         connection = None if negotiation is None else negotiation.connection
         if negotiation is None or connection is None or not connection.is_resumable:
             return None
         self.find(guest, token)
+        if self._core.is_draining:
+            raise self._busy("draining")
+        if not connection.take_socket():
+            raise self._busy("resumes")
         return negotiation, connection
 
     def admit(self, guest: Guest, token: str | None, transport: TransportOffer) -> Negotiation[Connection] | None:

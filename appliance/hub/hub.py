@@ -108,7 +108,7 @@ class Hub:
             seats=SeatClock(clock) if is_one_of_many else None,
         )
         self._negotiations: Negotiations[Connection] = Negotiations(clock, lifetime_s=limits.negotiation_lifetime_s)
-        self._fanout: Fanout[Connection, _Parcel] = Fanout(_send, limits.fanout_pending)
+        self._fanout: Fanout[Connection, _Parcel] = Fanout(_send, limits.fanout_pending, failed=_report_unsent)
         self._roster = Roster(self._core)
         # The jitter of Retry-After is no secret.
         jitter = randomness or random.Random()  # noqa: S311
@@ -154,6 +154,7 @@ class Hub:
         session = None if connection is None else connection.session
         if connection is None or session is None:
             return None
+        self._core.counters.offered += 1
         connection.send_full(session, notification, is_measured=True)
         return Offered(session.acknowledges, session.window_s(self._core.limits.window_most_s))
 
@@ -306,3 +307,9 @@ def _send(connection: Connection, parcel: _Parcel) -> None:
         connection.offer_plain(notification)
     else:
         connection.offer(device_id, notification)
+
+
+def _report_unsent(connection: Connection, parcel: _Parcel) -> None:
+    notification, device_id = parcel
+    if device_id is not None:
+        connection.report_cut(device_id, [notification.id], endings.INTERNAL_ERROR.reason)

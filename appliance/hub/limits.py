@@ -94,5 +94,22 @@ class HubLimits:
     windows_remembered: int = 20_000
     """Devices whose window is kept for their next session; the one that came longest ago is forgotten first."""
 
+    resumes_per_s: float = 1.0
+    """Sockets that go on with one connection (stateful reconnect), on average. Beyond it: 503."""
+    resumes_at_once: int = 10
+    """Those that may come faster than that. Beyond it: 503."""
+    sockets_left: int = 1
+    """Sockets of one connection that were replaced and have not ended yet. Beyond it: 503."""
+
     retry_after_least_s: int = 1
     retry_after_most_s: int = 10
+
+    @property
+    def silent_window_s(self) -> float:
+        """When a client with stateful reconnect that never acknowledges offers is certain to have them.
+
+        Later than the last moment at which it can be known as lost: by its silence, its missing acknowledgement of what
+        it was sent or TCP's (as long as that, a minute), and then by not coming back.
+        """
+        noticed_s = max(self.protocol.client_timeout_s, self.unacknowledged_deadline_s)
+        return noticed_s + self.disconnect_timeout_s + self.window_most_s

@@ -83,7 +83,8 @@ def make_full_payload(envelope: Envelope) -> Mapping[str, object]:
         "body": envelope.body,
         "data": data if isinstance(data, dict) else dict(data),
         "priority": _PRIORITIES[envelope.priority],
-        "sequence": envelope.sequence,
+        # What stands beside the user's order has no place in it, and is no cursor.
+        "sequence": envelope.sequence or None,
         "sentAt": format_instant(envelope.sent_at),
         "expiresAt": format_instant(envelope.expires_at),
         "collapseKey": envelope.collapse_key,

@@ -6,6 +6,7 @@ belongs to the user who negotiated it. Source: dotnet/aspnetcore `TransportProto
 
 import re
 import secrets
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -90,7 +91,8 @@ class Negotiations(Generic[C]):
     def __init__(self, clock: Clock, *, lifetime_s: float) -> None:
         self._clock = clock
         self._lifetime_s = lifetime_s
-        self._pending: dict[str, Negotiation[C]] = {}
+        # Ordered: the front of a plain dict that is emptied from the front takes ever longer to find.
+        self._pending: OrderedDict[str, Negotiation[C]] = OrderedDict()
         self._pending_of_user: dict[UUID, int] = {}
         self._pending_at_site: dict[str, int] = {}
         self._open: dict[str, Negotiation[C]] = {}

@@ -105,7 +105,9 @@ class ResumableOutbox:
 
     def drop_queue(self) -> list[UUID]:
         """Forget what is queued but not yet being written; the owner ends the connection. Gives its notifications."""
-        return self._outbox.drop_queue()
+        ids = self._outbox.drop_queue()
+        self._kept.disown(ids)
+        return ids
 
     def close(self, *, is_lost: bool) -> list[UUID]:
         """Write nothing more; give the notifications that the client does not have for certain.

@@ -22,7 +22,7 @@ messages were still on their way.
 Sources: dotnet/aspnetcore `HubProtocol.md` and `MessageBuffer`; the official JavaScript client, for what it does.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from uuid import UUID
 
 from appliance.hub.encoding import Frame
@@ -89,6 +89,12 @@ class Unacknowledged:
         self._bytes -= sum(frame.size_bytes for frame, _ in self._kept[:count])
         del self._kept[:count]
         self.waiting_since = now if self._kept else None
+
+    def disown(self, notification_ids: Collection[UUID]) -> None:
+        """Keep what holds these as it is, but count them among `notification_ids` no more."""
+        if notification_ids:
+            gone = set(notification_ids)
+            self._kept = [(frame, None if id_ in gone else id_) for frame, id_ in self._kept]
 
     def begin_socket(self, now: float) -> None:
         """The peer is there again: from now on it can acknowledge."""

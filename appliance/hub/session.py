@@ -64,7 +64,7 @@ class Session:
         )
         # Where no answer is expected, silence means that it was taken; but not yet while the client may turn out lost.
         is_silence_telling = acknowledges or not is_resumable
-        self._silent_window_s = 0.0 if is_silence_telling else limits.disconnect_timeout_s + limits.window_most_s
+        self._silent_window_s = 0.0 if is_silence_telling else limits.silent_window_s
         self._most_remembered = limits.offers_remembered
         self._most_held = limits.replay_pending
         self._most_replayed = limits.replay_remembered

@@ -120,10 +120,14 @@ async def resume_websocket(
     pipe = WebSocketPipe(send)
     try:
         await send({"type": "websocket.accept"})
-    except (OSError, RuntimeError) as error:
+    except BaseException as error:
+        connection.leave_socket()
+        if not isinstance(error, OSError | RuntimeError):
+            raise
         logger.debug("hub_resume_failed", extra={"error": type(error).__name__})
         return
     if not connection.resume(pipe, guest.principal):
+        connection.leave_socket()
         # It has ended since the client was admitted; by now the id is unknown.
         await _close(send, endings.SERVER_STOPPING, deadline_s=core.limits.close_deadline_s)
         return
@@ -154,7 +158,7 @@ async def _carry(
             # Before the socket ends: a client that comes back with the same id at once must not find it.
             gate.finish(negotiation)
             await close_websocket(connection, send, deadline_s=core.limits.close_deadline_s)
-        elif code is None:
+        elif code is None and not connection.was_abandoned(pipe):
             # A newer socket has taken over, and this one may be as alive as that: the server keeps what nobody closes.
             await _close(send, endings.REPLACED, deadline_s=core.limits.close_deadline_s)
     finally:
@@ -163,6 +167,7 @@ async def _carry(
                 gate.finish(negotiation)
                 await connection.finish()
         finally:
+            connection.leave_socket(pipe)
             core.tasks.discard(task)
 
 

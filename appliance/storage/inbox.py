@@ -6,11 +6,10 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-import msgspec
-
 from appliance.domain.errors import NotFound
 from appliance.domain.notification import NotificationState, Priority
 from appliance.storage.database import Database
+from appliance.storage.sending import stored_data
 from appliance.storage.sql import Row, instant_of, optional_instant_of, uuid_of
 from appliance.storage.writer import Job, Transaction
 
@@ -109,7 +108,7 @@ def _entry(row: Row) -> InboxEntry:
         type=str(row[3]),
         title=str(row[4]),
         body=str(row[5]),
-        data=msgspec.json.decode(str(row[6]), type=dict[str, object]),
+        data=stored_data(row[6]),
         priority=_PRIORITIES[int(row[7])],
         sequence=int(row[8]),
         sent_at=instant_of(row[9]),

@@ -4,6 +4,7 @@ Each function makes a job for the writer. Everything that decides about a send â
 devices of the moment â€” is read and written inside that one job, so that races are decided by the database.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,11 +28,13 @@ from appliance.domain.errors import (
 from appliance.domain.identifier import make_id
 from appliance.domain.ladder import DeliveryState, Event, sources
 from appliance.domain.mailbox import EmailPolicy
-from appliance.domain.notification import Content, NotificationState, Priority
+from appliance.domain.notification import Content, NotificationState, Priority, read_data
 from appliance.domain.quota import QuotaStanding, quota_day, quota_reset_at, seconds_to_reset
 from appliance.storage.mailboxes import Mailable, MailRules, plan_mails
 from appliance.storage.sql import Row, bytes_of, instant_of, marks, uuid_of
 from appliance.storage.writer import Job, Transaction
+
+logger = logging.getLogger(__name__)
 
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
 LIVE_ONLY_GRACE = timedelta(minutes=1)
@@ -280,16 +283,29 @@ def withdraw_job(app_id: UUID, notification_id: UUID, now: datetime) -> Job[With
 def content_of(columns: Sequence[object]) -> Content:
     """Read stored content: title, body, data, type, priority, ttl_s, collapse_key."""
     title, body, data_json, kind, priority, ttl_s, collapse_key = columns
+    data = stored_data(data_json)
     return Content(
         title=str(title),
         body=str(body),
-        data=msgspec.json.decode(str(data_json), type=dict[str, object]),
+        data=data,
         type=str(kind),
         priority=_PRIORITIES[int(str(priority))],
         ttl=timedelta(seconds=int(str(ttl_s))),
         collapse_key=None if collapse_key is None else str(collapse_key),
-        data_json=str(data_json),
+        data_json=str(data_json) if data else "{}",
     )
+
+
+def stored_data(data_json: object) -> Mapping[str, object]:
+    """Read stored `data`. What no layer could carry counts as empty, so that nothing that reads many rows stops at it.
+
+    Every row that was accepted under the rules of today can be read.
+    """
+    data = read_data(str(data_json))
+    if data is None:
+        logger.warning("stored_data_unreadable")
+        return {}
+    return data
 
 
 def _load_app(transaction: Transaction, app_id: UUID) -> tuple[bool, int, MailRules]:

@@ -94,7 +94,8 @@ class House:
         return await self._greet(await self.connect(), device, fields)
 
     async def greet_stateful(self, device: str = "phone", **fields: Any) -> tuple[Connection, Wire]:
-        return await self._greet(await self.connect(is_stateful=True), device, fields)
+        how = {"token_lives": fields.pop("token_lives")} if "token_lives" in fields else {}
+        return await self._greet(await self.connect(is_stateful=True, **how), device, fields)
 
     async def _greet(
         self, connected: tuple[Connection, Wire], device: str, fields: dict[str, Any]

@@ -16,6 +16,7 @@ from appliance.domain.mailbox import MAX_ADDRESS_CHARS as MAX_EMAIL_CHARS
 from appliance.domain.notification import (
     MAX_BODY_CHARS,
     MAX_DATA_BYTES,
+    MAX_DATA_DEPTH,
     MAX_SCHEDULE_AHEAD,
     MAX_TITLE_CHARS,
     MAX_TTL,
@@ -72,7 +73,7 @@ Body = Annotated[
 Data = Annotated[
     Annotated[dict[str, object], _says(propertyNames={"pattern": NO_NUL})] | None,
     Meta(
-        description=f"At most {MAX_DATA_BYTES} bytes of compact UTF-8 JSON. "
+        description=f"At most {MAX_DATA_BYTES} bytes of compact UTF-8 JSON, {MAX_DATA_DEPTH} levels deep. "
         "Other values than texts reach phones JSON-encoded."
     ),
 ]

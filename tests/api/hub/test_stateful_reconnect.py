@@ -1,7 +1,7 @@
 """Stateful reconnect by hand, over real sockets: what is on the wire, and when an id is known."""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import Any
 
 import httpx
@@ -131,6 +131,50 @@ class TestResume:
         assert await status_of(server, id_, "bob") == 403
         async with open_id(server, id_) as client:
             assert (await client.next())["type"] == 9
+
+
+class TestResumingAgainAndAgain:
+    """Going on with a connection was under no cap: a thousand sockets, each with all that is kept, in a moment."""
+
+    async def test_more_sockets_than_one_a_second_are_refused_after_the_first_ten(self, server: HubServer) -> None:
+        id_ = (await negotiate(server))["connectionToken"]
+        async with AsyncExitStack() as sockets:
+            client = await sockets.enter_async_context(open_id(server, id_))
+            await begin(client)
+            for _ in range(10):
+                newer = await sockets.enter_async_context(open_id(server, id_))
+                assert (await newer.next())["type"] == 9
+                assert await client.closing() == ([], 1000)
+                client = newer
+            with pytest.raises(InvalidStatus) as refused:
+                await sockets.enter_async_context(open_id(server, id_))
+            assert refused.value.response.status_code == 503
+            assert int(refused.value.response.headers["retry-after"]) >= 1
+            server.send(title="still here")
+            assert (await client.next())["arguments"][0]["title"] == "still here"
+
+    async def test_a_socket_that_does_not_read_is_dropped_and_no_second_one_waits_beside_it(self) -> None:
+        async with run_hub(HubLimits(unacknowledged_bytes=4_000_000, outbox_bytes=4_000_000)) as server:
+            id_ = (await negotiate(server))["connectionToken"]
+            async with AsyncExitStack() as sockets:
+                stalled = [await sockets.enter_async_context(open_id(server, id_, max_queue=1, max_size=None))]
+                await begin(stalled[0])
+                stalled[0].socket.transport.pause_reading()
+                for _ in range(150):
+                    server.send(body="x" * 20_000)
+                statuses = []
+                for _ in range(12):
+                    try:
+                        stalled.append(
+                            await sockets.enter_async_context(open_id(server, id_, max_queue=1, max_size=None))
+                        )
+                        stalled[-1].socket.transport.pause_reading()
+                    except InvalidStatus as refused:
+                        statuses.append(refused.response.status_code)
+                assert set(statuses) == {503}
+                assert len(server.hub._core.tasks) <= 2
+                for client in stalled:
+                    client.socket.transport.abort()
 
 
 class TestEnd:

@@ -3,7 +3,7 @@
 import pytest
 
 from appliance.domain.errors import InvalidField, PayloadTooLarge
-from appliance.domain.notification import MAX_DATA_BYTES, check_content
+from appliance.domain.notification import MAX_DATA_BYTES, MAX_DATA_DEPTH, check_content, read_data
 
 
 def test_the_limits_are_counted_in_characters_for_texts_and_in_bytes_for_data():
@@ -59,7 +59,33 @@ def test_a_nul_is_found_wherever_in_data_it_is(data: dict[str, object]):
 
 def test_a_nul_is_found_below_deep_nesting():
     nested: object = "\0"
-    for _ in range(500):
+    for _ in range(MAX_DATA_DEPTH - 1):
         nested = [nested]
     with pytest.raises(InvalidField, match="NUL"):
         check_content(title="t", body="b", data={"k": nested})
+
+
+def nest(levels: int, *, lists: bool = False) -> dict[str, object]:
+    inner: object = "x"
+    for _ in range(levels - 1):
+        inner = [inner] if lists else {"a": inner}
+    return {"a": inner}
+
+
+@pytest.mark.parametrize("lists", [True, False])
+def test_data_nests_32_levels_and_no_deeper(lists: bool):
+    # The story: some 970 levels were accepted, which every encoder with a few more frames below it failed at, for ever.
+    deepest = nest(MAX_DATA_DEPTH, lists=lists)
+    assert read_data(check_content(title="t", body="b", data=deepest).data_json) == deepest
+    for levels in (MAX_DATA_DEPTH + 1, 970, 2_000):
+        with pytest.raises(InvalidField) as refused:
+            check_content(title="t", body="b", data=nest(levels, lists=lists), path="notifications[0].")
+        assert refused.value.field == "notifications[0].data"
+        assert "32 levels" in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "{", '{"a":' + "[" * 900 + "]" * 900 + "}", '{"a":' * 90_000, '{"a":"\\ud800"}']
+)
+def test_stored_data_that_cannot_be_read_is_told_from_data(text: str):
+    assert read_data(text) is None

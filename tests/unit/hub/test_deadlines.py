@@ -111,3 +111,22 @@ async def test_those_who_stay_are_asked_in_order_when_the_entries_of_others_are_
     assert not any(sleeper.asked for number, sleeper in enumerate(sleepers) if number % 10)
     assert len(deadlines) == 0
     deadlines.close()
+
+
+async def test_a_fault_in_one_does_not_keep_the_others_from_being_asked_and_it_is_asked_again() -> None:
+    class Faulty(Sleeper):
+        def pass_time(self, now: float) -> float | None:
+            super().pass_time(now)
+            raise RuntimeError
+
+    clock, faulty, others = HandClock(), Faulty(), [Sleeper() for _ in range(3)]
+    deadlines = Deadlines(clock)
+    for at, owner in enumerate((faulty, *others)):
+        deadlines.wake(owner, 1_001.0 + at / 10)
+    clock.pass_s(2)
+    deadlines.run_due()
+    assert [len(one.asked) for one in (faulty, *others)] == [1, 1, 1, 1]
+    clock.pass_s(1)
+    deadlines.run_due()
+    assert len(faulty.asked) == 2
+    deadlines.close()

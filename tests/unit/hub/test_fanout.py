@@ -81,3 +81,22 @@ async def test_running_out_sends_the_rest_now() -> None:
     assert len(post.sent) == 200
     await asyncio.sleep(0)
     assert len(post.sent) == 200
+
+
+async def test_a_target_that_cannot_be_sent_to_is_told_of_and_keeps_nothing_from_the_others() -> None:
+    # The story: an exception in the middle of a batch ended the schedule, and nothing that was pending went out again.
+    sent: list[int] = []
+    failed: list[int] = []
+
+    def send(target: int, _: str) -> None:
+        if target in (3, BATCH + 3):
+            raise RecursionError
+        sent.append(target)
+
+    fanout: Fanout[int, str] = Fanout(send, 1_000, failed=lambda target, _: failed.append(target))
+    fanout.submit((target, "a") for target in range(3 * BATCH))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert (len(sent), failed, len(fanout)) == (3 * BATCH - 2, [3, BATCH + 3], 0)
+    fanout.submit_one(3, "b")
+    assert failed == [3, BATCH + 3, 3]

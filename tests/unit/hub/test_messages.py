@@ -92,3 +92,9 @@ def test_each_dialect_is_encoded_once_and_shared() -> None:
 )
 def test_instants_are_utc_with_milliseconds(instant: datetime, wanted: str) -> None:
     assert format_instant(instant) == wanted
+
+
+def test_what_has_no_place_in_the_users_order_has_no_number_that_could_be_kept_as_a_cursor() -> None:
+    # The story: a test push told sequence 0, and a client that kept it asked for its whole history at its next Hello.
+    notification = EncodedNotification(make_envelope(USER, 0))
+    assert read(notification.frame(Dialect.FULL, JSON))["arguments"][0]["sequence"] is None

@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+from collections import defaultdict
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
+
+import pytest
 
 from appliance.hub import endings
 from appliance.hub.connection import Connection
@@ -51,6 +54,26 @@ def take_new(client: Received, wire: Wire) -> list[int]:
         elif told["type"] in (1, 3) and client.count():
             taken.append(told)
     return sequences(taken)
+
+
+EXPIRES = defaultdict(lambda: timedelta(hours=1), expired=timedelta(seconds=40))
+
+
+async def end_by(house: House, connection: Connection, way: str) -> None:
+    """Let the connection end in one of the ways that are not its client's own."""
+    if way == "replaced":
+        await house.greet(acknowledges=False)
+    if way == "stopped":
+        connection.end(endings.SERVER_STOPPING)
+    for second in range(1, 200):
+        if connection.ending is not None:
+            return
+        house.pass_s(1)
+        if way == "lost late" and second == 59:
+            lose(connection)
+        elif way != "silent" and not connection.is_away:
+            await connection.receive(PING)
+        await settle()
 
 
 def types(records: list[dict[str, Any]]) -> list[int]:
@@ -123,7 +146,35 @@ class TestAway:
         plain, _ = await house.greet("also silent", acknowledges=False)
         answering, _ = await house.greet_stateful()
         waits = [one.session.window_s(10.0) for one in (stateful, plain, answering) if one.session is not None]
-        assert waits == [25.0, 4.0, 4.0]
+        assert waits == [85.0, 4.0, 4.0]
+
+    @pytest.mark.parametrize("way", ["silent", "not acknowledging", "lost late", "expired", "replaced", "stopped"])
+    async def test_what_it_did_not_acknowledge_by_number_is_reported_in_time_however_it_ends(
+        self, house: House, way: str
+    ) -> None:
+        # The story: one whose line died without a word was taken for served after 25 s, and lost after 30 or more.
+        connection, _ = await house.greet_stateful(acknowledges=False, token_lives=EXPIRES[way])
+        await connection.receive(PING)
+        assert connection.session is not None
+        window_s = connection.session.window_s(10.0)
+        given_at = house.clock.monotonic()
+        ids = give(house, connection, 2)
+        await end_by(house, connection, way)
+        await connection.finish()
+        await settle()
+        assert connection.ending is not None
+        assert house.clock.monotonic() - given_at < window_s
+        cut = [id_ for notice in house.backend.notices if notice[0] == "cut" for id_ in notice[2]]
+        assert cut == ids
+
+    async def test_after_its_own_goodbye_what_was_written_is_not_reported(self, house: House) -> None:
+        connection, _ = await house.greet_stateful(acknowledges=False)
+        give(house, connection)
+        await connection.receive(record(7))
+        await connection.finish()
+        await settle()
+        assert ending_of(connection) == "client_closed"
+        assert "cut" not in [notice[0] for notice in house.backend.notices]
 
     async def test_a_client_that_is_away_is_neither_pinged_nor_timed_out(self, house: House) -> None:
         house.limit(disconnect_timeout_s=100.0)

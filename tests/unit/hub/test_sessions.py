@@ -5,6 +5,8 @@ import json
 from uuid import UUID
 
 from appliance.hub import endings
+from appliance.hub.encoding import Frame, HubEncoding
+from appliance.hub.messages import Dialect, EncodedNotification
 from tests.doubles.hub_house import USER, House, call, ending_of, sequences, settle
 
 
@@ -226,3 +228,39 @@ class TestSlowReaders:
         assert house.backend.notices == before
         await settle()
         assert len(house.backend.notices) > len(before)
+
+
+class Unwritable(EncodedNotification):
+    """One that no encoder can write."""
+
+    __slots__ = ()
+
+    def frame(self, dialect: Dialect, encoding: HubEncoding) -> Frame:
+        raise RecursionError
+
+
+class TestFaultyReplays:
+    """A replay that failed once left its connection open: it took every offer, and brought none."""
+
+    async def test_a_notification_that_cannot_be_written_is_skipped_and_its_offer_reported(self, house: House) -> None:
+        stored = [house.backend.add_notification(USER) for _ in range(3)]
+        house.backend.notifications[USER][1] = Unwritable(stored[1].envelope)
+        connection, wire = await house.greet(cursor=0)
+        assert sequences(wire.take()) == [1, 3]
+        assert ("cut", house.device(), (stored[1].id,), "internal_error") in house.backend.notices
+        house.offer(connection, house.backend.add_notification(USER))
+        assert sequences(wire.take()) == [4]
+
+    async def test_any_fault_ends_the_connection_and_what_was_held_goes_to_the_next_layer(self, house: House) -> None:
+        house.limit(replay_page=1)
+        for _ in range(2):
+            house.backend.add_notification(USER)
+        connection, wire = await house.connect()
+        wire.is_stalled = True
+        await call(connection, "Hello", {"deviceId": "phone", "acknowledges": True, "cursor": 0})
+        held = house.backend.add_notification(USER)
+        house.offer(connection, held)
+        house.backend.notifications[USER][1] = None  # type: ignore[call-overload]
+        await settle()
+        assert ending_of(connection) == "internal_error"
+        assert ("cut", house.device(), (held.id,), "internal_error") in house.backend.notices
