@@ -2,6 +2,7 @@
 
     python -m tests.bench [--quick] [--folder DIR] [--only storage,http,batch,receipts,fanout]
     python -m tests.bench [--quick] [--connections N] --only hub-idle,hub-fanout,hub-stampede
+    python -m tests.bench [--quick] --only push
 
 Never part of a test run. The numbers hold for one machine and one moment; the ratios say more.
 """
@@ -35,6 +36,9 @@ from tests.bench.hub_setting import FULL as HUB_FULL
 from tests.bench.hub_setting import QUICK as HUB_QUICK
 from tests.bench.hub_setting import HubSetting, TooFewFiles
 from tests.bench.hub_stampede import measure_stampede
+from tests.bench.push import FULL as PUSH_FULL
+from tests.bench.push import QUICK as PUSH_QUICK
+from tests.bench.push import measure_push
 from tests.bench.report import Report
 from tests.doubles.appliance import RunningAppliance, TestApp, TestUser
 
@@ -42,6 +46,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CALLERS = (1, 16, 64)
 PARTS = ("storage", "http", "batch", "receipts", "fanout")
 HUB_PARTS = {"hub-idle": measure_idle, "hub-fanout": measure_hub_fan_out, "hub-stampede": measure_stampede}
+PUSH_PART = "push"
 HUB_CONNECTIONS = 10_000
 HUB_CONNECTIONS_QUICK = 1_000
 HUB_LEAST = 100
@@ -345,7 +350,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one short round of each")
     parser.add_argument("--folder", type=Path, help="where to put the data; its disk decides what an fsync costs")
-    every = (*PARTS, *HUB_PARTS)
+    every = (*PARTS, *HUB_PARTS, PUSH_PART)
     parser.add_argument("--only", default=",".join(PARTS), help=f"parts, separated by commas: {', '.join(every)}")
     parser.add_argument("--connections", type=int, help="of the hub's parts, to each server; 10000, or 1000 if quick")
     given = parser.parse_args()
@@ -365,6 +370,10 @@ def main() -> int:
             except TooFewFiles as refusal:
                 parser.error(str(refusal))
             is_met = run_hub_parts(parts, setting) and is_met
+        if PUSH_PART in parts:
+            pushes = measure_push(Path(folder), PUSH_QUICK if given.quick else PUSH_FULL)
+            pushes.print()
+            is_met = is_met and pushes.all_met
     return 0 if is_met else 1
 
 
