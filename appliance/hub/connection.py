@@ -389,7 +389,7 @@ class Connection:
         refused = handshake.pass_time(now)
         if refused is None:
             return handshake.next_deadline
-        if self.transport is SERVER_SENT_EVENTS:
+        if self.transport is SERVER_SENT_EVENTS and not handshake.has_begun:
             self.end(endings.STREAM_UNHEARD)
             return None
         self._outbox.push(refused.answer)

@@ -29,8 +29,8 @@ CLIENT_CLOSED: Final = Ending("client_closed")
 CLIENT_GONE: Final = Ending("client_closed", is_abrupt=True)
 HANDSHAKE_REFUSED: Final = Ending("handshake_refused")
 HANDSHAKE_TIMED_OUT: Final = Ending("handshake_timed_out")
-# Nothing of the stream arrived, it seems: a proxy holds it back. Were it to end in order, the proxy would pass its head
-# and its end on together, which the official client in Node cannot catch: its whole process ends.
+# Nothing of the stream arrived, it seems: a proxy holds it back. Were it to end in order, or with an answer, the proxy
+# would pass its head and its end on together, which the official client in Node cannot catch: its whole process ends.
 STREAM_UNHEARD: Final = Ending("handshake_timed_out", is_abrupt=True)
 CLIENT_TIMED_OUT: Final = Ending("client_timed_out", "The client was silent for too long.", allow_reconnect=True)
 PROTOCOL_VIOLATION: Final = Ending("protocol_violation", "Connection closed with an error.", allow_reconnect=True)

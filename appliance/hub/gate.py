@@ -6,12 +6,14 @@ import hmac
 import logging
 import random
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
 from appliance.domain.errors import CarillonError
 from appliance.domain.principal import Principal, PrincipalKind
+from appliance.hub.arriving import Arriving
 from appliance.hub.connection import Connection
 from appliance.hub.core import HubCore
 from appliance.hub.distrust import DistrustedStreams
@@ -45,6 +47,10 @@ _WHY_BUSY: Final = {
     "negotiations_pending": "Too many clients are connecting at this moment.",
     "negotiations_pending_per_user": "Too many clients of this user are connecting at this moment.",
     "negotiations_pending_per_address": "Too many clients of this network address are connecting at this moment.",
+    "posts_arriving": "Too many clients are sending at this moment.",
+    "posts_arriving_per_user": "Too many clients of this user are sending at this moment.",
+    "posts_arriving_per_address": "Too many clients of this network address are sending at this moment.",
+    "posted_early": "What was posted before has not arrived yet.",
     "resumes": "This connection went on over too many sockets.",
     "authentication_too_slow": "The access token could not be checked in time.",
     "authentication_unavailable": "The access token cannot be checked at this moment.",
@@ -81,6 +87,7 @@ class Gate:
         self._randomness = randomness
         self._told_at: float | None = None
         limits = core.limits
+        self._arriving = Arriving(limits)
         self.distrusted_streams = DistrustedStreams(
             core.clock, most=limits.streams_distrusted, lifetime_s=limits.stream_distrust_s
         )
@@ -182,6 +189,17 @@ class Gate:
         self._negotiations.open(negotiation, transport)
         return negotiation
 
+    def count_arriving(self, guest: Guest) -> AbstractContextManager[None]:
+        """Count a request whose body is about to arrive, for as long as the context is open. 503 over a bound."""
+        full = self._arriving.find_full(guest.user_id, guest.origin.site)
+        if full is not None:
+            raise self._busy(full)
+        return self._arriving.count(guest.user_id, guest.origin.site)
+
+    def refuse_second_early_post(self) -> Refusal:
+        """Make the refusal of a body for an id to which another one is still being posted. 503."""
+        return self._busy("posted_early")
+
     def finish(self, negotiation: Negotiation[Connection] | None) -> None:
         """The transport that was admitted has ended."""
         if negotiation is not None:
@@ -190,6 +208,7 @@ class Gate:
     def _choose_offers(self, guest: Guest) -> Sequence[TransportOffer]:
         if (guest.user_id, guest.address) not in self.distrusted_streams:
             return self._offers
+        logger.info("hub_streams_not_offered", extra={"user_id": str(guest.user_id), "address": guest.address})
         return [offer for offer in self._offers if offer is not SERVER_SENT_EVENTS]
 
     def _recognise_ticket(self, request: HubRequest) -> Guest | None:

@@ -50,7 +50,16 @@ _handshake_decoder: Final = msgspec.json.Decoder(_Handshake)
 class AwaitingHandshake:
     """A connection whose client has not said yet which protocol it speaks."""
 
-    __slots__ = ("_deadline", "_encodings", "_has_ended", "_is_stateful", "_splitter", "_times", "_transfer_formats")
+    __slots__ = (
+        "_deadline",
+        "_encodings",
+        "_has_ended",
+        "_is_stateful",
+        "_splitter",
+        "_times",
+        "_transfer_formats",
+        "has_begun",
+    )
 
     def __init__(
         self,
@@ -62,6 +71,7 @@ class AwaitingHandshake:
         is_stateful: bool = False,
     ) -> None:
         """`transfer_formats` are those that the transport can carry; `is_stateful` grants stateful reconnect."""
+        self.has_begun = False
         self._is_stateful = is_stateful
         self._transfer_formats = transfer_formats
         self._encodings = encodings
@@ -79,6 +89,7 @@ class AwaitingHandshake:
         """Take what arrived; None means that the handshake is not whole yet."""
         if self._has_ended:
             return None
+        self.has_begun = True
         chunk = data.encode() if isinstance(data, str) else data
         before, separator, after = chunk.partition(b"\x1e")
         try:

@@ -1,6 +1,5 @@
 """The transports that ride on plain HTTP requests, by method and by what the client accepts."""
 
-from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
@@ -68,10 +67,8 @@ class HttpTransports:
         self._gate = gate
         self._streams: dict[str, EventStream] = {}
         self._polled: dict[str, LongPolling] = {}
+        self._posted_early: set[str] = set()
         self._ended = EndedPolls(core.clock, most=core.limits.ended_polls, lifetime_s=core.limits.disconnect_timeout_s)
-        protocol = core.limits.protocol
-        handshake_s = min(protocol.handshake_timeout_s, core.limits.stream_handshake_s)
-        self._stream_times = replace(protocol, handshake_timeout_s=handshake_s)
 
     async def serve(self, request: HubRequest, guest: Guest, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; returns when it is answered."""
@@ -90,15 +87,18 @@ class HttpTransports:
     async def _stream(self, request: HubRequest, guest: Guest, scope: Scope, receive: Receive, send: Send) -> None:
         output = StreamOutput.of(scope, send)
         negotiation = self._admit(request, guest, SERVER_SENT_EVENTS)
-        stream = EventStream(self._core, guest, negotiation, output, self._stream_times)
+        stream = EventStream(self._core, guest, negotiation, output)
         self._streams[negotiation.token] = stream
+        posted_early = bool(negotiation.posted)
         stream.posts.take_early(negotiation.posted)
         try:
             await stream.serve(self._gate, receive)
         finally:
             del self._streams[negotiation.token]
-            if stream.did_not_get_through:
-                self._gate.distrusted_streams.add(guest.user_id, guest.address)
+            if stream.is_unheard:
+                self._gate.distrusted_streams.note_unheard(guest.user_id, guest.address)
+            elif stream.is_heard and not posted_early:
+                self._gate.distrusted_streams.note_heard(guest.user_id, guest.address)
 
     async def _poll(self, request: HubRequest, guest: Guest, receive: Receive, send: Send) -> None:
         if self._ended.take(request.id or "", guest.user_id):
@@ -121,21 +121,29 @@ class HttpTransports:
         if negotiation.transport is WEBSOCKETS:
             raise Refusal(405, _NO_POSTS, (("allow", "GET"),), cause="other_transport")
         if negotiation.state is NegotiationState.PENDING:
-            await self._keep(request, guest, negotiation, receive, send)
+            with self._gate.count_arriving(guest):
+                await self._keep(request, guest, negotiation, receive, send)
             return
         carrier = self._find_carrier(negotiation)
         if carrier is None:
             raise Refusal(404, UNKNOWN_ID, cause="not_open")
         _renew(carrier.connection, guest)
-        await carrier.posts.take(request, receive, send)
+        with self._gate.count_arriving(guest):
+            await carrier.posts.take(request, receive, send)
 
     async def _keep(
         self, request: HubRequest, guest: Guest, negotiation: Negotiation[Connection], receive: Receive, send: Send
     ) -> None:
-        """Keep what is posted before a transport opens, as ASP.NET does."""
+        """Keep what is posted before a transport opens, as ASP.NET does. One body at a time may be arriving."""
         limits = self._core.limits
         most = limits.posted_early_bytes
-        body = await read_body(request, receive, limit_bytes=most, deadline_s=limits.post_deadline_s)
+        if negotiation.token in self._posted_early:
+            raise self._gate.refuse_second_early_post()
+        self._posted_early.add(negotiation.token)
+        try:
+            body = await read_body(request, receive, limit_bytes=most, deadline_s=limits.posted_early_deadline_s)
+        finally:
+            self._posted_early.discard(negotiation.token)
         if self._gate.find(guest, request.id).state is not NegotiationState.PENDING:
             raise Refusal(409, "The connection was opened meanwhile", cause="opened_meanwhile")
         if len(negotiation.posted) + len(body) > most:

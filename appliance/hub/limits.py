@@ -55,16 +55,20 @@ class HubLimits:
     """Largest body of a POST, which may join several messages. Beyond it: 413."""
     posted_early_bytes: int = 1_024
     """Bytes that may be posted to an id before its transport opens: a handshake. Beyond it: 413."""
+    posted_early_deadline_s: float = 15.0
+    """Longest time for such a body to arrive, about as long as the id lives. Beyond it: 408."""
+    posts_arriving: int = 2_000
+    """POSTs whose body is still arriving or waits for its turn, in all. Beyond it: 503."""
+    posts_arriving_per_user: int = 256
+    """Those of one user, but never more than `connections_per_user`. Beyond it: 503."""
+    posts_arriving_per_address: int = 512
+    """Those of one network address, but never more than `connections_per_address`. Beyond it: 503."""
     post_deadline_s: float = 30.0
     """Longest time for a POST's turn to come (503), and then for its body to arrive (408)."""
     posts_waiting: int = 8
     """POSTs of one connection that wait for the one before them; official clients send none. Beyond it: 503."""
-    stream_handshake_s: float = 8.0
-    """A Server-Sent Events stream with no handshake after so long did not get through; see `hub.distrust`."""
-    stream_silence_s: float = 12.0
-    """So does one whose client has left it after so long without a word beyond its handshake."""
-    stream_distrust_s: float = 3_600.0
-    """To whom a stream did not get through, it is not offered again for so long."""
+    stream_distrust_s: float = 600.0
+    """To whom streams did not get through (`hub.distrust`), they are not offered again for so long."""
     streams_distrusted: int = 4_096
     """Users at addresses that are remembered for that. Beyond it the oldest is forgotten."""
 

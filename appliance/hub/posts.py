@@ -20,17 +20,16 @@ class Posts:
     one body, `posts_waiting` that wait for their turn. Raises `Refusal`.
     """
 
-    __slots__ = ("_connection", "_reading", "_turn", "_waiting", "taken")
+    __slots__ = ("_connection", "_reading", "_turn", "_waiting")
 
     def __init__(self, connection: Connection) -> None:
-        self.taken = 0
         self._connection = connection
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._reading: asyncio.Task[None] | None = None
 
     async def take(self, request: HubRequest, receive: Receive, send: Send) -> None:
-        """Take one body and answer its request; returns when the body is worked off."""
+        """Take one body and answer its request; whoever posts next waits until this one is worked off."""
         limits = self._connection.core.limits
         if self._waiting >= limits.posts_waiting:
             retry_after = ("retry-after", str(limits.retry_after_least_s))
@@ -48,12 +47,11 @@ class Posts:
             self._check_open()
             body = await read_body(request, receive, limit_bytes=limits.post_bytes, deadline_s=limits.post_deadline_s)
             self._check_open()
-            self.taken += 1
-            self._reading = self._connection.core.run(self._feed(body))
-            await respond(send, 200, b"", "text/plain")
-            await asyncio.wait({self._reading})
-        finally:
+        except BaseException:
             self._turn.release()
+            raise
+        self._begin(body)
+        await respond(send, 200, b"", "text/plain")
 
     def take_early(self, body: bytes) -> None:
         """Take what was posted before there was a connection; call right after it was made."""
@@ -61,10 +59,16 @@ class Posts:
             self._connection.core.run(self._take_early(body))
 
     async def _take_early(self, body: bytes) -> None:
-        async with self._turn:
-            self.taken += 1
-            self._reading = self._connection.core.run(self._feed(body))
-            await asyncio.wait({self._reading})
+        await self._turn.acquire()
+        self._begin(body)
+
+    def _begin(self, body: bytes) -> None:
+        """Work a body off. Its turn ends with that, whatever becomes of the request that brought it."""
+        self._reading = self._connection.core.run(self._feed(body))
+        self._reading.add_done_callback(self._end_turn)
+
+    def _end_turn(self, _: asyncio.Task[None]) -> None:
+        self._turn.release()
 
     async def stop(self) -> None:
         """Stop working on what was taken; the connection is ending."""

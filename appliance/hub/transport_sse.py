@@ -24,7 +24,6 @@ from appliance.hub.gate import Gate, Guest
 from appliance.hub.negotiate import SERVER_SENT_EVENTS, Negotiation
 from appliance.hub.outbox import WriteFuture
 from appliance.hub.posts import Posts
-from appliance.hub.protocol import ProtocolTimes
 from appliance.hub.requests import wait_until_gone
 from appliance.hub.writes import begin_write
 
@@ -91,28 +90,25 @@ class EventStream:
         guest: Guest,
         negotiation: Negotiation[Connection],
         output: StreamOutput,
-        times: ProtocolTimes,
     ) -> None:
         self._core = core
         self._negotiation = negotiation
         self._output = output
         self.is_open = False
-        self._began_at = core.clock.monotonic()
         pipe = EventStreamPipe(output.send)
-        self.connection = Connection(
-            core, guest.principal, guest.user_id, pipe, SERVER_SENT_EVENTS, guest.origin, times=times
-        )
+        self.connection = Connection(core, guest.principal, guest.user_id, pipe, SERVER_SENT_EVENTS, guest.origin)
         self.posts = Posts(self.connection)
         negotiation.connection = self.connection
 
     @property
-    def did_not_get_through(self) -> bool:
-        """Whether the connection, now that it has ended, looks as if its events never arrived (`hub.distrust`)."""
-        ending = self.connection.ending
-        if ending is endings.SOCKET_LOST:
-            lived_s = self._core.clock.monotonic() - self._began_at
-            return self.posts.taken <= 1 and lived_s >= self._core.limits.stream_silence_s
-        return ending is endings.STREAM_UNHEARD
+    def is_unheard(self) -> bool:
+        """Whether it has ended because nobody shook hands on it (`hub.distrust`)."""
+        return self.connection.ending is endings.STREAM_UNHEARD
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether somebody shook hands on it, which takes its head to have arrived."""
+        return self.connection.encoding is not None
 
     async def serve(self, gate: Gate, receive: Receive) -> None:
         """Serve the response from its head to its end; returns when nothing is left of the connection."""
@@ -171,7 +167,7 @@ class EventStream:
         return False
 
     async def _give_up(self) -> None:
-        """Let the server drop what it holds for a reader that does not read, where it can."""
+        """Break off: let the server drop what it holds for a reader that does not read, where it can."""
         if self._output.abort is not None:
             self._output.abort()
             # The server learns of it in the next turn of the loop, and does not miss the end of the response then.

@@ -68,12 +68,12 @@ async def test_through_a_proxy_that_holds_answers_back_long_polling_works(buffer
 async def test_a_client_whose_stream_is_held_back_gets_in_by_long_polling_when_it_starts_again(
     listener: str, buffer_bytes: int
 ) -> None:
-    """The client cannot see that a proxy holds a stream back, so its first start is lost; the second one must not be.
+    """The client cannot see that a proxy holds a stream back, so two starts are lost; the third one must not be.
 
-    Nor may the first one cost more: had the hub ended the stream in order, the client would have got its beginning and
+    Nor may they cost more: had the hub ended the stream in order, the client would have got its beginning and
     its end in one turn, and would have thrown an error that ends the process.
     """
-    limits = HubLimits(stream_handshake_s=0.5, stream_silence_s=0.5)
+    limits = HubLimits(protocol=ProtocolTimes(handshake_timeout_s=1.0))
     async with (
         run_hub(limits, listener=listener) as server,
         run_proxy(server.port, upgrades=Upgrades.REFUSED, buffer_bytes=buffer_bytes) as proxy,
@@ -82,8 +82,11 @@ async def test_a_client_whose_stream_is_held_back_gets_in_by_long_polling_when_i
         await client.next("failed")
         assert proxy.seen["stream"] == 1
         await client.order(start=True)
+        await client.next("failed")
+        assert proxy.seen["stream"] == 2
+        await client.order(start=True)
         assert (await client.next("started"))["transport"] == "LongPolling"
-        assert proxy.seen["stream"] == 1
+        assert proxy.seen["stream"] == 2
         await check_both_directions(server, client)
 
 

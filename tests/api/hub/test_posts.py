@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from appliance.hub.limits import HubLimits
-from tests.doubles.hub_http import HANDSHAKE, HubByHand, by_hand
+from tests.doubles.hub_http import HANDSHAKE, HttpLine, HubByHand, by_hand
 from tests.doubles.hub_server import HubServer, run_hub, wait_until
 
 PING = b'{"type":6}\x1e'
@@ -229,3 +229,105 @@ class TestBeforeATransportOpens:
         assert (await hand.post(b"x" * 2_000)).status == 413
         assert (await hand.post(b"x" * 1_000)).status == 200
         assert (await hand.post(b"x" * 100)).status == 413
+
+    async def test_one_body_at_a_time_may_be_on_its_way(self, server: HubServer, hand: HubByHand) -> None:
+        """The story: 120 bodies that never came, all to one id, took every connection of the main port for 30 s."""
+        slow = await hand.line()
+        await begin_post(slow, hand, hand.target)
+        await wait_until_second_is(hand, 503)
+        slow.writer.write(HANDSHAKE[10:])
+        assert (await slow.reply()).status == 200
+        assert (await hand.poll()).body == b""
+        assert (await hand.poll()).records == [{}]
+
+    async def test_its_body_has_a_deadline_of_its_own(self) -> None:
+        async with run_hub(HubLimits(posted_early_deadline_s=0.2)) as server, by_hand(server) as hand:
+            line = await hand.line()
+            await begin_post(line, hand, hand.target)
+            assert (await line.reply()).status == 408
+            assert (await hand.post(HANDSHAKE)).status == 200
+
+    async def test_one_that_goes_away_makes_room_for_the_next(self, server: HubServer, hand: HubByHand) -> None:
+        line = await hand.line()
+        await begin_post(line, hand, hand.target)
+        await wait_until_second_is(hand, 503)
+        line.abort()
+        await wait_until_second_is(hand, 200)
+
+
+class TestArriving:
+    """What is posted holds a TCP connection until it has arrived: that is counted by user and by network address."""
+
+    @pytest.mark.parametrize(
+        "bounds",
+        [
+            {"posts_arriving": 2},
+            {"posts_arriving_per_user": 2},
+            {"posts_arriving_per_address": 2},
+            {"connections_per_user": 2},
+            {"connections_per_address": 2},
+        ],
+    )
+    @pytest.mark.parametrize("is_open", [False, True])
+    async def test_no_more_than_so_many_at_once_and_then_again(self, bounds: dict[str, int], is_open: bool) -> None:
+        async with (
+            run_hub(HubLimits(**bounds)) as server,  # type: ignore[arg-type]
+            by_hand(server) as hand,
+            by_hand(server) as other,
+        ):
+            # The two that may.
+            lines = [await hand.line(), await other.line()]
+            if is_open:
+                await hand.shake_hands_by_polls()
+            third = hand if is_open else HubByHand(server, "alice")
+            try:
+                if not is_open:
+                    await third.negotiate()
+                await begin_post(lines[0], hand, hand.target)
+                await begin_post(lines[1], other, other.target)
+                await wait_until_second_is(third, 503)
+                assert next(iter(bounds)).replace("connections", "posts_arriving") in server.hub.stats().refused
+                for line in lines:
+                    line.abort()
+                await wait_until_second_is(third, 200)
+            finally:
+                await third.leave()
+
+    async def test_another_user_is_served_while_one_has_all_that_one_may(self) -> None:
+        async with (
+            run_hub(HubLimits(posts_arriving_per_user=1)) as server,
+            by_hand(server) as hand,
+            by_hand(server, "bob") as bob,
+        ):
+            await hand.shake_hands_by_polls()
+            await begin_post(await hand.line(), hand, hand.target)
+            await wait_until_second_is(hand, 503)
+            await bob.shake_hands_by_polls()
+
+    async def test_a_body_that_is_worked_off_takes_no_place(self) -> None:
+        async with run_hub(HubLimits(posts_arriving_per_user=1)) as server, by_hand(server) as hand:
+            await hand.shake_hands_by_polls()
+            server.backend.hello_gate = asyncio.Event()
+            await hand.send({"type": 1, "target": "Hello", "arguments": [{"deviceId": "p"}], "invocationId": "h"})
+            await wait_until(lambda: bool(server.backend.hellos))
+            async with by_hand(server) as other:
+                await other.shake_hands_by_polls()
+            server.backend.hello_gate.set()
+
+
+async def begin_post(line: HttpLine, hand: HubByHand, target: str) -> None:
+    """Post the beginning of a handshake; its other end is to follow."""
+    line.send_head("POST", target, hand.headers | {"content-length": str(len(HANDSHAKE))})
+    line.writer.write(HANDSHAKE[:10])
+    await line.writer.drain()
+
+
+async def wait_until_second_is(hand: HubByHand, status: int) -> None:
+    """Post nothing at all until that is answered so: the server learns of others' requests in its own time."""
+    async with asyncio.timeout(10.0):
+        while True:
+            reply = await hand.post(b"")
+            if reply.status == status:
+                break
+    if status == 503:
+        assert int(reply.headers["retry-after"]) >= 1
