@@ -13,7 +13,6 @@ from random import Random
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from granian.utils.proxies import wrap_asgi_with_proxy_headers
 from litestar import Request, asgi
 from litestar.handlers import ASGIRouteHandler
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -49,9 +48,9 @@ from appliance.hub.requests import MOUNT_PATH
 from appliance.ops.health import HealthProbe, health_router
 from appliance.ops.metrics import ApplianceCollector, RequestCounter, make_registry, metrics_handler
 from appliance.security.cross_origin import allow_origins
-from appliance.security.outbound import OutboundClient
-from appliance.security.outbound_rules import OutboundRules
+from appliance.security.outbound_ways import open_ways_out
 from appliance.security.sealing import Sealer
+from appliance.security.trusted_proxies import believe
 from appliance.settings import Settings, SettingsError
 from appliance.storage.database import open_database
 from wizard.routes import wizard_router
@@ -85,9 +84,7 @@ class Application:
         self._hub = hub
         self._probe = probe
         self._requests = requests
-        self.asgi: ASGIApp = self._serve
-        if trusted_proxies:
-            self.asgi = wrap_asgi_with_proxy_headers(self._serve, list(trusted_proxies))
+        self.asgi: ASGIApp = believe(self._serve, trusted_proxies)
 
     async def _serve(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one connection; the server's own pair travels along for the hub, which must not be wrapped."""
@@ -152,8 +149,8 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
             is_one_of_many=bool(settings.redis_url),
         )
         nodes = _join_nodes(settings, sealer, hub, clock, identity) if settings.redis_url else None
-        outbound = OutboundClient(OutboundRules(settings.outbound_allow))
-        parts = ChannelParts(settings, clock, outbound, StoredVapidKeys(database, sealer))
+        ways = open_ways_out(settings)
+        parts = ChannelParts(settings, clock, ways.to_browsers, StoredVapidKeys(database, sealer), ways.to_relay)
         own_channels = StoredOwnChannels(database, sealer, OwnParts(settings, clock, parts.provider_tokens))
         await own_channels.refresh()
         channels = build_channels(parts, own_channels)
@@ -182,7 +179,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         pages = Pages()
         receipts = ReceiptSender(
             database,
-            outbound,
+            ways.to_webhooks,
             sealer,
             clock,
             Random(),  # noqa: S311 - jitter
@@ -225,7 +222,7 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
                 yield Application(served, hub, probe, requests, trusted_proxies=settings.trusted_proxies)
         finally:
             await channels.close()
-            await outbound.close()
+            await ways.close()
 
 
 def _join_nodes(settings: Settings, sealer: Sealer, hub: Hub, clock: Clock, identity: Identity) -> Nodes:
