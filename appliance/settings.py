@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from email.utils import parseaddr
 from enum import IntEnum
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -49,7 +50,7 @@ class Settings:
     public_url: str = ""
     """Address under which people and phones reach this server, without a path, e.g. https://push.example.org."""
     trusted_proxies: tuple[str, ...] = ()
-    """Addresses of reverse proxies whose X-Forwarded-* headers count, separated by commas."""
+    """Addresses or networks of reverse proxies whose X-Forwarded-* headers count, separated by commas; * for all."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may use the API and the hub from a browser, such as https://app.example.org, or * for all."""
     tls_cert: Path | None = None
@@ -299,6 +300,9 @@ def _check_together(settings: Settings) -> None:
     for origin in settings.cors_origins:
         if origin != "*" and _ORIGIN.fullmatch(origin) is None:
             raise SettingsError(f"CORS_ORIGINS names {origin!r}: write scheme://host[:port], without a path.")
+    for proxy in settings.trusted_proxies:
+        if proxy != "*" and not _is_network(proxy):
+            raise SettingsError(f"TRUSTED_PROXIES names {proxy!r}: give addresses or networks, such as 10.0.0.0/8.")
     if bool(settings.tls_cert) != bool(settings.tls_key):
         raise SettingsError("TLS_CERT and TLS_KEY go together: set both or neither.")
     if bool(settings.oidc_issuer) != bool(settings.oidc_audience):
@@ -331,6 +335,14 @@ def _check_providers(settings: Settings) -> None:
         raise SettingsError("APNS_CERTIFICATE and APNS_CERTIFICATE_KEY go together: set both or neither.")
     if settings.apns_certificate and settings.apns_auth_key_p8:
         raise SettingsError("APNS_AUTH_KEY_P8 and APNS_CERTIFICATE are two ways for one thing: set one of them.")
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return False
+    return True
 
 
 def _names_server(text: str) -> bool:

@@ -12,12 +12,13 @@ are many people's. A flood from thousands of addresses, or of packets that open 
 """
 
 import asyncio
-import ipaddress
+import errno
 import logging
 import os
 import random
+import resource
 import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from litestar.types import ASGIApp
 from appliance.hub.origin import site_of
 from appliance.hub.presence import count_down, count_up
 from appliance.hub.requests import MOUNT_PATH
+from appliance.security.trusted_proxies import TrustedProxies, plain_address
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +70,7 @@ class ConnectionGuard:
         self._port = port
         self._most = most
         self._most_of_site = most_of_site
-        self._trusted = [ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies if proxy != "*"]
-        self._trusts_everybody = "*" in trusted_proxies
+        self._is_trusted = TrustedProxies(trusted_proxies)
         self._busy: set[Peer] = set()
         self._requests_of: dict[str, int] = {}
         self._idle_before: frozenset[Peer] = frozenset()
@@ -82,7 +83,7 @@ class ConnectionGuard:
             await self._app(scope, receive, send)
             return
         # The server gives the port as text.
-        peer = (str(client[0]), int(client[1]))
+        peer = (plain_address(str(client[0])), int(client[1]))
         is_counted = scope["type"] == "http" and not scope["path"].startswith(MOUNT_PATH)
         site = site_of(peer[0]) if is_counted and not self._is_trusted(peer[0]) else ""
         if self._requests_of.get(site, 0) >= self._most_of_site:
@@ -133,17 +134,6 @@ class ConnectionGuard:
     def _least_bound(self) -> int:
         return min(self._most_of_site, self._most // 2)
 
-    def _is_trusted(self, address: str) -> bool:
-        if self._trusts_everybody:
-            return True
-        if not self._trusted:
-            return False
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        return any(parsed in network for network in self._trusted)
-
     def _tell(self, site: str, what: str) -> None:
         now = asyncio.get_running_loop().time()
         if now - self._told_at >= _TELL_EVERY_S:
@@ -185,7 +175,7 @@ def fair_share(counts: Mapping[str, int], room: int) -> int:
 def count_open_files() -> int:
     """Count the open files of this process."""
     # Newer kernels tell it without a walk through the directory.
-    return os.stat(_OPEN_FILES).st_size or len(os.listdir(_OPEN_FILES))
+    return os.stat(_OPEN_FILES).st_size or len(list(_list_files()))
 
 
 def notice_lost_peers(port: int) -> int:
@@ -196,8 +186,8 @@ def notice_lost_peers(port: int) -> int:
     it, a socket behind a broken line would live for a quarter of an hour. Source: tcp(7).
     """
     told = 0
-    for name in os.listdir(_OPEN_FILES):
-        listener = _borrow(int(name))
+    for file in _list_files():
+        listener = _borrow(file)
         if listener is None:
             continue
         try:
@@ -215,10 +205,10 @@ def notice_lost_peers(port: int) -> int:
 
 def list_connections(port: int) -> Iterator[OpenConnection]:
     """Give the connections that this process has accepted on a TCP port."""
-    for name in os.listdir(_OPEN_FILES):
-        peer = _peer_of(int(name), port)
+    for file in _list_files():
+        peer = _peer_of(file, port)
         if peer is not None:
-            yield OpenConnection(int(name), peer)
+            yield OpenConnection(file, peer)
 
 
 def shut(connection: OpenConnection) -> bool:
@@ -227,7 +217,7 @@ def shut(connection: OpenConnection) -> bool:
     if borrowed is None:
         return False
     try:
-        if borrowed.getpeername()[:2] != connection.peer:
+        if _read_peer(borrowed) != connection.peer:
             return False
         borrowed.shutdown(socket.SHUT_RDWR)
     except OSError:
@@ -244,12 +234,29 @@ def _peer_of(file: int, port: int) -> Peer | None:
     try:
         if borrowed.getsockname()[1] != port:
             return None
-        address, peer_port = borrowed.getpeername()[:2]
+        return _read_peer(borrowed)
     except (OSError, IndexError, ValueError):
         return None
     finally:
         borrowed.detach()
-    return str(address), int(peer_port)
+
+
+def _read_peer(connected: socket.socket) -> Peer:
+    address, port = connected.getpeername()[:2]
+    # On a listener for both versions an IPv4 peer has an address of IPv6; requests may name it either way.
+    return plain_address(str(address)), int(port)
+
+
+def _list_files() -> Iterable[int]:
+    """Give the numbers of the open files; some of them may not be open any more, or never were."""
+    try:
+        return [int(name) for name in os.listdir(_OPEN_FILES)]
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        # To look at a directory takes a file, too, and there is none left: this is when the guard is needed most. Each
+        # number below the limit is as good as open then.
+        return range(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _borrow(file: int) -> socket.socket | None:
@@ -258,7 +265,8 @@ def _borrow(file: int) -> socket.socket | None:
     Never a duplicate: closing a duplicate of a database file would drop the database's locks on it.
     """
     try:
-        return socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fileno=file)
+        # It asks for the family: told a wrong one, it would cut addresses of IPv6 off.
+        return socket.socket(fileno=file)
     except OSError:
         return None
 

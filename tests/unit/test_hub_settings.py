@@ -73,6 +73,8 @@ def test_a_taken_port_of_the_lean_listener_stops_the_start(tmp_path: Path) -> No
         ({"HUB_PORT": "70000"}, "HUB_PORT is '70000': give a whole number from 0 to 65535"),
         ({"HUB_LISTENER": "lean", "HUB_PUBLIC_URL": "hub.example.org"}, "begin it with http:// or https://"),
         ({"HUB_PUBLIC_URL": "https://hub.example.org"}, "set HUB_LISTENER=lean, too"),
+        ({"TRUSTED_PROXIES": "10.0.0.5, proxy.example.org"}, "names 'proxy.example.org': give addresses or networks"),
+        ({"TRUSTED_PROXIES": "10.0.0.0/33"}, "names '10.0.0.0/33'"),
     ],
 )
 def test_what_cannot_be_understood_is_refused_with_the_fix(tmp_path: Path, given: dict[str, str], fault: str) -> None:

@@ -1,9 +1,11 @@
 """Idle connections of a crowded address are shut down, others are left alone; requests under way are bounded."""
 
 import asyncio
+import os
+import resource
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from appliance.ops.connection_guard import (
     ConnectionGuard,
     OpenConnection,
     choose_excess,
+    count_open_files,
     fair_share,
     notice_lost_peers,
 )
@@ -92,7 +95,7 @@ async def never(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def a_door(**bounds: Any) -> AsyncIterator[Door]:
+async def a_door(is_for_both: bool = False, **bounds: Any) -> AsyncIterator[Door]:
     accepted: list[asyncio.StreamWriter] = []
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -100,7 +103,11 @@ async def a_door(**bounds: Any) -> AsyncIterator[Door]:
         await reader.read()
         writer.close()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    listening = socket.create_server(("127.0.0.1", 0))
+    if is_for_both:
+        listening.close()
+        listening = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    server = await asyncio.start_server(accept, sock=listening)
     port = server.sockets[0].getsockname()[1]
     door = Door(ConnectionGuard(never, port, **{"most": 10_000, "most_of_site": 32} | bounds), port)
     try:
@@ -114,6 +121,23 @@ async def a_door(**bounds: Any) -> AsyncIterator[Door]:
                 await writer.wait_closed()
             while not all(writer.is_closing() for writer in accepted):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+@contextmanager
+def no_files_left() -> Iterator[None]:
+    """Take every file that this process may open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 1, hard))
+    try:
+        with suppress(OSError):
+            while True:
+                taken.append(os.dup(taken[0]))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for file in taken:
+            os.close(file)
 
 
 class TestTheDoor:
@@ -139,6 +163,31 @@ class TestTheDoor:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             assert await door.guard.look() == 8
+
+    async def test_it_works_when_no_file_is_left_to_open(self) -> None:
+        """Looking at a directory takes a file: just where all were taken, the guard failed at every look."""
+        async with a_door() as door:
+            await door.come(CROWD, 40)
+            with no_files_left():
+                assert await door.guard.look() == 8
+                assert count_open_files() > 80
+
+    async def test_on_a_socket_for_both_versions_an_address_is_the_same_however_it_is_told(self) -> None:
+        async with a_door(is_for_both=True, trusted_proxies=("127.0.0.3",)) as door:
+            await door.come(CROWD, 40)
+            await door.come(NEIGHBOUR, 40)
+            for prefix in ("", "::ffff:"):
+                busy = [
+                    {"type": "websocket", "path": MOUNT_PATH, "client": (prefix + a, p)} for a, p in door.peers(CROWD)
+                ]
+                tasks = [asyncio.ensure_future(door.guard(scope, None, None)) for scope in busy]
+                await asyncio.sleep(0)
+                assert await door.guard.look() == 0
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            assert await door.guard.look() == 8
+            assert await door.count_shut(NEIGHBOUR, 0) == 0
 
     async def test_a_trusted_proxy_may_hold_any_number(self) -> None:
         async with a_door(trusted_proxies=("127.0.0.2/32",)) as door:
