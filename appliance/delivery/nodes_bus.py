@@ -12,7 +12,8 @@ Nobody ever waits for Redis: frames are taken from a bounded queue when they can
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from random import Random
 from typing import Final
 from uuid import UUID
@@ -102,7 +103,8 @@ class RedisBus:
         backend = RedisChannelsPubSubBackend(redis=client, stream_sleep_no_subscriptions=1)
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await backend.subscribe([*self._names, _name_of(user.id)])
+                with _closed_is_lost():
+                    await backend.subscribe([*self._names, _name_of(user.id)])
             user.opened()
             return await self._carry(backend, user)
         except (RedisError, OSError, TimeoutError) as error:
@@ -114,7 +116,7 @@ class RedisBus:
             await _close(backend, client)
 
     async def _carry(self, backend: RedisChannelsPubSubBackend, user: BusUser) -> str:
-        listening = asyncio.create_task(_listen(backend, user), name="nodes-listen")
+        listening = asyncio.create_task(listen(backend, user), name="nodes-listen")
         publishing = asyncio.create_task(self._publish(backend, user), name="nodes-publish")
         reopening = asyncio.create_task(_wait_for(self._reopening), name="nodes-reopen")
         stopping = asyncio.create_task(_wait_for(self._stopping), name="nodes-stop")
@@ -137,16 +139,33 @@ class RedisBus:
             self._awake.clear()
             while (outgoing := user.take()) is not None:
                 names = self._names if outgoing.to is None else (_name_of(outgoing.to),)
-                async with asyncio.timeout(PUBLISH_TIMEOUT_S):
-                    await backend.publish(outgoing.data, names)
+                with _closed_is_lost():
+                    async with asyncio.timeout(PUBLISH_TIMEOUT_S):
+                        await backend.publish(outgoing.data, names)
             if self._stopping.is_set():
                 return
             await self._awake.wait()
 
 
-async def _listen(backend: RedisChannelsPubSubBackend, user: BusUser) -> None:
-    async for _, data in backend.stream_events():
+async def listen(backend: RedisChannelsPubSubBackend, user: BusUser) -> None:
+    """Hand over what arrives until the connection is lost, which is an `OSError` or a `RedisError`."""
+    events = backend.stream_events()
+    while True:
+        with _closed_is_lost():
+            _, data = await anext(events)
         user.hear(data)
+
+
+@contextmanager
+def _closed_is_lost() -> Iterator[None]:
+    """Call it a lost connection when the library writes to one that has been closed under it.
+
+    Of that the event loop says `RuntimeError`, which the library does not translate.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise ConnectionResetError("The connection was closed.") from error
 
 
 async def _wait_for(event: asyncio.Event) -> None:

@@ -10,7 +10,7 @@ import pytest
 from appliance.clock import SystemClock
 from appliance.delivery import nodes_messages as said
 from appliance.delivery.nodes import Nodes
-from appliance.delivery.nodes_bus import RedisBus
+from appliance.delivery.nodes_bus import RedisBus, listen
 from appliance.domain.secret import Secret
 from appliance.hub.messages import EncodedNotification
 from tests.doubles.certificates import Authority
@@ -192,3 +192,15 @@ async def test_a_frame_of_the_next_version_is_not_for_this_one():
     assert said.decode_frame(frame).messages == []
     with pytest.raises(said.Unreadable):
         said.decode_frame(bytes([said.VERSION + 1]) + frame[1:])
+
+
+async def test_a_transport_that_was_closed_under_the_library_is_a_lost_connection_like_any_other():
+    """The story: of a killed Redis the event loop said RuntimeError, and it was logged as an internal error."""
+
+    class ClosedUnder:
+        async def stream_events(self):
+            raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+            yield
+
+    with pytest.raises(ConnectionResetError):
+        await listen(ClosedUnder(), None)
