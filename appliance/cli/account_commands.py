@@ -15,6 +15,7 @@ from appliance.api.identity.apps import AppWithSecret
 from appliance.api.identity.service import Identity, open_identity
 from appliance.cli.data_folder import require_prepared
 from appliance.cli.exits import CommandFailed, Exit
+from appliance.cli.push_switch import switch_push_on
 from appliance.clock import SystemClock
 from appliance.domain.principal import Role
 from appliance.domain.secret import Secret
@@ -89,13 +90,24 @@ async def _list_users(identity: Identity, args: Namespace, _: Secret) -> None:
 
 async def _add_app(identity: Identity, args: Namespace, _: Secret) -> None:
     made = await identity.create_app(args.name)
-    _show_secret(args, made, f"Added the app {made.app.name}. Push is off until an admin enables it.")
+    _show_secret(args, made, f"Added the app {made.app.name}.")
+    if not args.json:
+        print(f"It cannot send yet. Let it: carillon app enable {made.app.id}")
 
 
 async def _rotate_secret(identity: Identity, args: Namespace, _: Secret) -> None:
     app = await _find_app(identity, args.app)
     made = await identity.rotate_secret(app.id)
     _show_secret(args, made, f"Changed the secret of {app.name}. The old one and its tokens are void.")
+
+
+async def _enable_app(identity: Identity, args: Namespace, _: Secret) -> None:
+    app = await _find_app(identity, args.app)
+    if app.is_disabled:
+        raise CommandFailed(f"{app.name} is disabled.", "A disabled app cannot be let in again; add another one.")
+    # Its keys are sealed, so the settings are needed beyond what the identity knows.
+    await switch_push_on(identity, load_settings(args.data), app.id)
+    print(f"Push is on for {app.name}: it can send.")
 
 
 async def _disable_app(identity: Identity, args: Namespace, _: Secret) -> None:
@@ -124,6 +136,7 @@ _ACTIONS: Final[dict[str, _Action]] = {
     "user list": _list_users,
     "app add": _add_app,
     "app rotate-secret": _rotate_secret,
+    "app enable": _enable_app,
     "app disable": _disable_app,
     "app list": _list_apps,
 }

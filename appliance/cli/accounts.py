@@ -39,6 +39,8 @@ def register(subparsers: "_SubParsersAction[ArgumentParser]") -> None:
     rotate = _command(app, "rotate-secret", "give an app a new secret; the old one is void at once")
     rotate.add_argument("app", metavar="APP")
     _add_json_flag(rotate)
+    enable_app = _command(app, "enable", "let an app send: switch push on for it")
+    enable_app.add_argument("app", metavar="APP")
     disable_app = _command(app, "disable", "shut an app out at once")
     disable_app.add_argument("app", metavar="APP")
 

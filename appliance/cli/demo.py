@@ -14,16 +14,14 @@ from appliance.cli.demo_record import DemoRecord, load_demo, save_demo
 from appliance.cli.exits import CommandFailed, Exit
 from appliance.cli.instance import find_running
 from appliance.cli.prepare import prepare
+from appliance.cli.push_switch import switch_push_on
 from appliance.cli.shown import shown_command
 from appliance.client_call import check_base_url
 from appliance.clock import SystemClock
-from appliance.delivery.app_keys import make_app_keys
 from appliance.domain.errors import Unauthorized
 from appliance.domain.principal import Role
 from appliance.domain.secret import Secret
-from appliance.security.sealing import Sealer
 from appliance.settings import Settings, load_settings
-from appliance.storage.app_config import ConfigChange, change_push_config_job
 from appliance.storage.database import open_database
 
 ADMIN: Final = "admin"
@@ -106,19 +104,12 @@ async def _app(identity: Identity, settings: Settings, before: DemoRecord | None
     if before is not None:
         known = await identity.apps.authenticate_app(before.client_id, Secret(before.client_secret))
         if known is not None:
-            await _switch_push_on(identity, settings, known.id)
+            await switch_push_on(identity, settings, known.id)
             return known.id, before.client_secret
     found = [app for app in await identity.list_apps() if app.name == APP and not app.is_disabled]
     made = await (identity.rotate_secret(found[0].id) if found else identity.create_app(APP))
-    await _switch_push_on(identity, settings, made.app.id)
+    await switch_push_on(identity, settings, made.app.id)
     return made.app.id, made.client_secret.reveal()
-
-
-async def _switch_push_on(identity: Identity, settings: Settings, app_id: UUID) -> None:
-    sealer = Sealer(settings.secret_key, [settings.secret_key_previous] if settings.secret_key_previous else [])
-    change = ConfigChange([("push_enabled", True)], make_app_keys(sealer))
-    now = identity.clock.now()
-    await identity.database.write(change_push_config_job(app_id, change, actor="cli", address="", now=now))
 
 
 async def _user(identity: Identity, name: str, app_id: UUID, password: Secret) -> UUID:

@@ -89,6 +89,31 @@ async def test_a_rotated_secret_closes_the_hub_connections_of_the_apps_users(
             assert '"type":3' in str(await other.recv())
 
 
+async def test_an_app_made_on_the_command_line_sends_once_it_is_enabled_and_keeps_its_keys(
+    server: RunningAppliance, http: httpx.AsyncClient, user: TestUser
+):
+    code, out, trouble = await carillon(server, "app", "add", "Made outside")
+    assert code == 0, trouble
+    (next_step,) = (line for line in out.splitlines() if "cannot send yet" in line)
+    words = next_step.partition("carillon ")[2].split()
+    facts = dict(line.split(": ", 1) for line in out.splitlines() if line.startswith("client "))
+    client_id, secret = facts["client id"].strip(), facts["client secret"].strip()
+    await carillon(server, "user", "enrol", user.username, client_id)
+    form = {"grant_type": "client_credentials", "client_id": client_id, "client_secret": secret, "scope": "push:send"}
+    headers = {"authorization": f"Bearer {(await http.post('/oauth/token', data=form)).json()['access_token']}"}
+    push = {"user_id": str(user.id), "title": "T", "body": "B"}
+    assert (await http.post("/push/send", headers=headers, json=push)).status_code == 403
+    code, out, trouble = await carillon(server, *words)
+    assert code == 0, trouble
+    assert "it can send" in out
+    assert (await http.post("/push/send", headers=headers, json=push)).status_code == 202
+    code, _, trouble = await carillon(server, *words)
+    assert code == 0, trouble
+    assert (await carillon(server, "app", "disable", client_id))[0] == 0
+    code, _, trouble = await carillon(server, *words)
+    assert code == 1 and "is disabled" in trouble
+
+
 async def test_a_user_made_on_the_command_line_signs_in_at_once(server: RunningAppliance, http: httpx.AsyncClient):
     name = "made-outside"
     code, out, trouble = await carillon(server, "user", "add", name, "--password-stdin", stdin="a long password\n")
