@@ -103,10 +103,10 @@ class Gate:
     async def authenticate(self, request: HubRequest, *, is_upgrade: bool = False) -> Guest:
         """Find who asks; one good credential among those given is enough. 401 without one, 403 for an app's.
 
-        A one-use ticket opens one connection, which over plain HTTP takes many requests: the ticket that has negotiated
-        an id stays good for the requests of this id, as long as there is one. An upgrade is a single request.
+        A one-use ticket opens one connection, which takes several requests: the ticket that has negotiated an id stays
+        good for the requests of this id, as long as there is one. An upgrade with it only begins what has not begun.
         """
-        guest = None if is_upgrade else self._recognise_ticket(request)
+        guest = self._recognise_ticket(request, is_upgrade=is_upgrade)
         if guest is not None:
             return guest
         for credential in request.credentials:
@@ -211,10 +211,12 @@ class Gate:
         logger.info("hub_streams_not_offered", extra={"user_id": str(guest.user_id), "address": guest.address})
         return [offer for offer in self._offers if offer is not SERVER_SENT_EVENTS]
 
-    def _recognise_ticket(self, request: HubRequest) -> Guest | None:
+    def _recognise_ticket(self, request: HubRequest, *, is_upgrade: bool) -> Guest | None:
         negotiation = self._negotiations.find(request.id) if request.id and not request.is_negotiation else None
         ticket = None if negotiation is None else negotiation.ticket
         if negotiation is None or ticket is None or ticket.principal.expires_at <= self._core.clock.now():
+            return None
+        if is_upgrade and negotiation.state is not NegotiationState.PENDING:
             return None
         for credential in request.credentials:
             if hmac.compare_digest(_fingerprint(credential), ticket.fingerprint):

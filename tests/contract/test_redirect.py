@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from appliance.cli.instance import find_running
 from appliance.domain.principal import Role
@@ -46,6 +47,11 @@ def appliance(tmp_path: Path, line: Line) -> Iterator[RunningAppliance]:
         running.stop()
 
 
+async def issue_ticket(appliance: RunningAppliance, headers: dict[str, str]) -> str:
+    async with httpx.AsyncClient(base_url=appliance.base_url, headers=headers, trust_env=False) as http:
+        return str((await http.post("/account/ticket")).raise_for_status().json()["ticket"])
+
+
 @pytest.mark.parametrize("way", ["WebSockets", "ServerSentEvents", "LongPolling"])
 async def test_the_official_client_follows_with_its_token_and_receives(
     appliance: RunningAppliance, line: Line, way: str
@@ -63,6 +69,44 @@ async def test_the_official_client_follows_with_its_token_and_receives(
         assert (await client.next_argument("ReceiveNotification"))["title"] == "There"
         line.cut()
         await client.next("closed")
+
+
+@pytest.mark.parametrize(
+    ("ways", "taken"),
+    [
+        ([], "WebSocket"),
+        (["WebSockets"], "WebSocket"),
+        (["ServerSentEvents"], "ServerSentEvents"),
+        (["LongPolling"], "LongPolling"),
+    ],
+)
+async def test_the_official_client_follows_with_a_ticket_that_counts_once(
+    appliance: RunningAppliance, ways: list[str], taken: str
+) -> None:
+    """The main port redeemed the ticket and sent its bearer away with it, where it was worth nothing any more."""
+    user = await appliance.make_user()
+    ticket = await issue_ticket(appliance, user.headers)
+    async with run_signalr_client(f"{appliance.base_url}{HUB}", ticket, transports=ways) as client:
+        assert (await client.next("started"))["transport"] == taken
+    async with run_signalr_client(f"{appliance.base_url}{HUB}", ticket, transports=ways) as client:
+        await client.next("failed")
+
+
+async def test_an_open_connection_is_not_taken_over_with_the_ticket_that_opened_it(appliance: RunningAppliance) -> None:
+    user = await appliance.make_user()
+    ticket = await issue_ticket(appliance, user.headers)
+    bearer = {"authorization": f"Bearer {ticket}"}
+    running = find_running(appliance.data_dir)
+    assert running is not None
+    async with httpx.AsyncClient(headers=bearer, trust_env=False) as http:
+        query = "negotiateVersion=1&useStatefulReconnect=true"
+        negotiated = (await http.post(f"{running.local_hub_url}{HUB}/negotiate?{query}")).json()
+    url = f"ws://127.0.0.1:{running.hub_port}{HUB}?id={negotiated['connectionToken']}"
+    async with open_hub(url, ticket):
+        with pytest.raises(InvalidStatus) as refused:
+            async with open_hub(url, ticket):
+                pass
+        assert refused.value.response.status_code == 401
 
 
 async def test_negotiation_names_the_address_and_gives_no_id_of_its_own(appliance: RunningAppliance) -> None:
