@@ -287,12 +287,23 @@ class DeliveryEngine:
     async def _offer_handed_over(self) -> None:
         count = 0
         while self._handed_over:
-            self._offer(self._handed_over.popleft())
+            self._offer_or_pass(self._handed_over.popleft())
             count += 1
             if count % FAIRNESS == 0:
                 await asyncio.sleep(0)
             if count >= MOST_OFFERS_A_STEP:
                 return
+
+    def _offer_or_pass(self, released: Released) -> None:
+        """Offer one; where that fails it goes to the next layer, and neither waits here nor holds up the others."""
+        try:
+            self._offer(released)
+        except Exception:
+            logger.exception("engine_offer_failed", extra={"notification_id": str(released.id)})
+            now = self._clock.now()
+            for delivery in released.deliveries:
+                has_remote = self._channels.channel_for(delivery.address_kind, released.app_id) is not None
+                self._not_live(delivery.id, released.expires_at, now, has_remote=has_remote)
 
     def _offer(self, released: Released) -> None:
         notification = EncodedNotification(

@@ -386,3 +386,30 @@ async def test_what_is_handed_over_while_the_engine_reads_what_is_due_expires_on
     await house.send(app_id, other)
     await asyncio.sleep(0.2)
     assert await house.state(sent[0]) == ["expired"]
+
+
+async def test_an_offer_that_fails_neither_holds_up_the_others_nor_is_tried_for_ever(house, caplog):
+    # The story: one notification that could not be encoded stopped the engine for a second, at each of its tries.
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    house.hub.connect(device_id)
+    house.hub.faulty_titles.add("Unwritable")
+    await house.send(app_id, user_id, title="Unwritable")
+    fine = await house.send(app_id, user_id, title="Fine")
+    await house.settle()
+    await house.pass_s(60)
+    assert [envelope.id for _, envelope in house.hub.offers] == [fine]
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["engine_offer_failed"]
+
+
+async def test_stored_data_that_no_layer_could_carry_counts_as_empty_and_hides_nothing_else(house):
+    app_id = await house.add_app()
+    user_id = await house.add_user(app_id)
+    device_id = await house.add_hub_device(user_id)
+    spoilt = await house.send(app_id, user_id, title="Spoilt")
+    fine = await house.send(app_id, user_id, title="Fine")
+    deep = '{"a":' + "[" * 970 + "]" * 970 + "}"
+    await house.database.write(lambda tx: tx.execute("UPDATE notification SET data = ? WHERE id = ?", (deep, spoilt)))
+    missed = await house.backend.load_missed(user_id, device_id, 0, 100)
+    assert [(one.id, dict(one.envelope.data)) for one in missed.notifications] == [(spoilt, {}), (fine, {})]
