@@ -40,5 +40,5 @@ def retired_attempt(now: datetime) -> AttemptRow:
         latency_ms=None,
         outcome=OutcomeKind.GONE,
         code="device_retired",
-        reason="The device was unregistered before this could be delivered.",
+        reason="The device was retired before this could be delivered: its push address is dead.",
     )

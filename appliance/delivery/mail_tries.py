@@ -46,7 +46,9 @@ class Flights(Protocol):
     @property
     def free(self) -> int: ...
 
-    def launch(self, key: UUID, delivery_ids: Sequence[UUID], work: Coroutine[None, None, None]) -> None: ...
+    def launch(
+        self, key: UUID, delivery_ids: Sequence[UUID], lease_until: datetime, work: Coroutine[None, None, None]
+    ) -> None: ...
 
     async def ask(self, channel: Channel, push: Push, key: UUID) -> Outcome: ...
 
@@ -87,13 +89,13 @@ class MailTries:
         if not trials:
             return 0
         claims = MailClaims()
+        lease_until = now + lease
         try:
-            job = claim_mails_job(due, now, now + lease, room=len(trials), channel=ChannelName.EMAIL)
+            job = claim_mails_job(due, now, lease_until, room=len(trials), channel=ChannelName.EMAIL)
             claims = await self._database.write(job)
             for claimed in claims.claimed:
-                self._flights.launch(
-                    claimed.id, claimed.delivery_ids, self._try(claimed, lane, trials.pop(0), timeout_s)
-                )
+                work = self._try(claimed, lease_until, lane, trials.pop(0), timeout_s)
+                self._flights.launch(claimed.id, claimed.delivery_ids, lease_until, work)
         finally:
             for trial in trials:
                 lane.abandon(trial)
@@ -105,7 +107,9 @@ class MailTries:
             trials.append(lane.begin(now_mono))
         return trials
 
-    async def _try(self, claimed: ClaimedMail, lane: Lane, trial: Trial, timeout_s: float) -> None:
+    async def _try(
+        self, claimed: ClaimedMail, lease_until: datetime, lane: Lane, trial: Trial, timeout_s: float
+    ) -> None:
         started_at, started_mono = self._clock.now(), self._clock.monotonic()
         outcome: Outcome | None = None
         try:
@@ -113,7 +117,7 @@ class MailTries:
             if row is not None:
                 push = make_mail(claimed, row, self._links, timeout_s=timeout_s)
                 outcome = await self._flights.ask(lane.channel, push, claimed.id)
-                await self._record(row, outcome, started_at, self._clock.monotonic() - started_mono)
+                await self._record(row, lease_until, outcome, started_at, self._clock.monotonic() - started_mono)
         except CarillonError as refusal:
             # The outcome could not be kept: the lease runs out and the try is repeated under the same Message-ID.
             logger.error("mail_not_recorded", extra={"mail": str(claimed.id), "code": refusal.code})
@@ -127,7 +131,9 @@ class MailTries:
                 lane.end(trial, outcome, ended_mono, took_s=ended_mono - started_mono)
             self._flights.landed(claimed.id)
 
-    async def _record(self, row: LetterRow, outcome: Outcome, started_at: datetime, took_s: float) -> None:
+    async def _record(
+        self, row: LetterRow, lease_until: datetime, outcome: Outcome, started_at: datetime, took_s: float
+    ) -> None:
         now = self._clock.now()
         attempt = AttemptRow(
             channel=ChannelName.EMAIL,
@@ -145,6 +151,7 @@ class MailTries:
                 attempt,
                 due_at=None if due_at is None else min(due_at, one.expires_at),
                 provider_id=getattr(outcome, "provider_id", None),
+                lease_until=lease_until,
             )
             for one in row.deliveries
         ]

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
 from typing import Final
+from urllib.parse import parse_qs, urlsplit
 from uuid import UUID
 
 from litestar.channels.backends.redis import RedisChannelsPubSubBackend
@@ -45,10 +46,7 @@ class RedisBus:
     """
 
     def __init__(self, url: Secret, names: Sequence[str], random: Random) -> None:
-        try:
-            parse_url(url.reveal())
-        except ValueError:
-            raise ValueError("REDIS_URL cannot be understood: give redis://, rediss:// or unix://.") from None
+        _check(url)
         self._url = url
         self._names = tuple(names)
         self._random = random
@@ -145,6 +143,22 @@ class RedisBus:
             if self._stopping.is_set():
                 return
             await self._awake.wait()
+
+
+def _check(url: Secret) -> None:
+    """Refuse what no connection could be made of, or what would change how this speaks. Connects to nothing."""
+    try:
+        options = parse_qs(urlsplit(url.reveal()).query, keep_blank_values=True)
+        parse_url(url.reveal())
+    except ValueError:
+        raise ValueError("REDIS_URL cannot be understood: give redis://, rediss:// or unix://.") from None
+    if any(name != "db" and not name.startswith("ssl_") for name in options):
+        raise ValueError("REDIS_URL may have the options db and ssl_… only.")
+    try:
+        pool = Redis.from_url(url.reveal()).connection_pool
+        pool.connection_class(**pool.connection_kwargs)
+    except Exception:
+        raise ValueError("REDIS_URL has an option that cannot be understood.") from None
 
 
 async def listen(backend: RedisChannelsPubSubBackend, user: BusUser) -> None:

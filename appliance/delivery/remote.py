@@ -80,6 +80,7 @@ class _Flight:
 
     task: asyncio.Task[None]
     delivery_ids: Sequence[UUID]
+    lease_until: datetime
 
 
 class RemoteTries:
@@ -194,7 +195,8 @@ class RemoteTries:
     async def _claim(self, waiting: dict[_Try, None], put_off: Sequence[tuple[UUID, datetime]], now: datetime) -> int:
         if not waiting and not put_off:
             return 0
-        claim = claim_job([one.due.id for one in waiting], now + LEASE) if waiting else None
+        lease_until = now + LEASE
+        claim = claim_job([one.due.id for one in waiting], lease_until) if waiting else None
         put = put_off_job(put_off) if put_off else None
 
         def job(transaction: Transaction) -> list[UUID]:
@@ -206,7 +208,7 @@ class RemoteTries:
         for one in list(waiting):
             if one.due.id in claimed:
                 del waiting[one]
-                self.launch(one.due.id, (one.due.id,), self._try(one))
+                self.launch(one.due.id, (one.due.id,), lease_until, self._try(one, lease_until))
         return len(put_off) + len(claimed)
 
     async def _put_off(
@@ -241,11 +243,13 @@ class RemoteTries:
         """Look at what is due for mailboxes; gives how much of it moved or began."""
         return 0 if self._group is None else await self._mails.start(now, LEASE, TRY_TIMEOUT_S)
 
-    def launch(self, key: UUID, delivery_ids: Sequence[UUID], work: Coroutine[None, None, None]) -> None:
-        """Run a try of claimed deliveries as a task of the group; it must end with `landed`."""
+    def launch(
+        self, key: UUID, delivery_ids: Sequence[UUID], lease_until: datetime, work: Coroutine[None, None, None]
+    ) -> None:
+        """Run a try of deliveries claimed until then as a task of the group; it must end with `landed`."""
         if self._group is None:
             raise RuntimeError("There is no group to run tries in.")
-        self._in_flight[key] = _Flight(self._group.create_task(work), delivery_ids)
+        self._in_flight[key] = _Flight(self._group.create_task(work), delivery_ids, lease_until)
 
     def landed(self, key: UUID) -> None:
         """A try has ended."""
@@ -257,19 +261,23 @@ class RemoteTries:
 
     async def hand_back(self) -> None:
         """Stop what is in flight and give the claims back, so that the next start takes them up at once."""
-        held, tasks = self.held, [flight.task for flight in self._in_flight.values()]
+        claims: dict[datetime, list[UUID]] = {}
+        for flight in self._in_flight.values():
+            claims.setdefault(flight.lease_until, []).extend(flight.delivery_ids)
+        tasks = [flight.task for flight in self._in_flight.values()]
         for task in tasks:
             task.cancel()
-        if held:
+        if tasks:
             await asyncio.wait(tasks)
-            await self._database.write(hand_back_job(held, self._clock.now()))
+            await self._database.write(hand_back_job(claims, self._clock.now()))
 
-    async def _try(self, one: _Try) -> None:
+    async def _try(self, one: _Try, lease_until: datetime) -> None:
         started_at, started_mono = self._clock.now(), self._clock.monotonic()
         outcome: Outcome | None = None
         try:
             outcome = await self._deliver(one)
-            await self._record(one.due, one.lane.channel, outcome, started_at, self._clock.monotonic() - started_mono)
+            took_s = self._clock.monotonic() - started_mono
+            await self._record(one, lease_until, outcome, started_at, took_s)
         except CarillonError as refusal:
             # The outcome could not be kept: the lease runs out and the try is repeated under the same id.
             logger.error("attempt_not_recorded", extra={"delivery": str(one.due.id), "code": refusal.code})
@@ -324,10 +332,12 @@ class RemoteTries:
             logger.exception("channel_failed", extra=fact)
             return Retry("An unexpected error occurred while sending; it is logged.", code="internal_error")
 
-    async def _record(self, due: Due, channel: Channel, outcome: Outcome, started_at: datetime, took_s: float) -> None:
-        now = self._clock.now()
+    async def _record(
+        self, one: _Try, lease_until: datetime, outcome: Outcome, started_at: datetime, took_s: float
+    ) -> None:
+        due, now = one.due, self._clock.now()
         attempt = AttemptRow(
-            channel=channel.name,
+            channel=one.lane.channel.name,
             started_at=started_at,
             latency_ms=round(took_s * 1000),
             outcome=kind_of(outcome),
@@ -340,6 +350,7 @@ class RemoteTries:
             attempt,
             due_at=self._next_try_at(due, outcome, now),
             provider_id=getattr(outcome, "provider_id", None),
+            lease_until=lease_until,
         )
         settle = move_job([move], now)
         if not isinstance(outcome, Gone):

@@ -4,7 +4,7 @@ A guard that does not hold changes nothing: an acknowledgement that came first, 
 engine had planned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -38,13 +38,18 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One step of one delivery: the event, the attempt that caused it (if any), and when to look again (if open)."""
+    """One step of one delivery: the event, the attempt that caused it (if any), and when to look again (if open).
+
+    `lease_until` is that of the claim whose outcome this is: where it ran out and another process has claimed the
+    delivery since, the outcome is recorded and moves nothing.
+    """
 
     delivery_id: UUID
     event: Event | None
     attempt: AttemptRow | None = None
     due_at: datetime | None = None
     provider_id: str | None = None
+    lease_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,14 +210,18 @@ def recover_job(now: datetime) -> Job[int]:
     return job
 
 
-def hand_back_job(delivery_ids: Sequence[UUID], now: datetime) -> Job[int]:
-    """Make the job that gives claims back at a graceful stop, without counting the try."""
+def hand_back_job(claims: Mapping[datetime, Sequence[UUID]], now: datetime) -> Job[int]:
+    """Make the job that gives claims back at a graceful stop, by their lease, without counting the try."""
+    state = advance(DeliveryState.CLAIMED, Event.LEASE_LAPSED)
 
     def job(transaction: Transaction) -> int:
-        return transaction.execute(
-            "UPDATE delivery SET state = ?, lease_until = NULL, due_at = ?, attempts = attempts - 1 "
-            f"WHERE id IN ({marks(len(delivery_ids))}) AND state = ?",
-            (advance(DeliveryState.CLAIMED, Event.LEASE_LAPSED), now, *delivery_ids, DeliveryState.CLAIMED),
+        return sum(
+            transaction.execute(
+                "UPDATE delivery SET state = ?, lease_until = NULL, due_at = ?, attempts = attempts - 1 "
+                f"WHERE id IN ({marks(len(delivery_ids))}) AND state = ? AND lease_until = ?",
+                (state, now, *delivery_ids, DeliveryState.CLAIMED, lease_until),
+            )
+            for lease_until, delivery_ids in claims.items()
         )
 
     return job
@@ -339,7 +348,8 @@ def apply_move(transaction: Transaction, move: Move, now: datetime) -> bool:
             transaction.execute(
                 "UPDATE delivery SET state = ?, due_at = ?, lease_until = NULL, settled_at = ?, "
                 "channel = COALESCE(?, channel), provider_id = COALESCE(?, provider_id) "
-                f"WHERE id = ? AND state IN ({marks(len(legal))})",
+                f"WHERE id = ? AND state IN ({marks(len(legal))})"
+                f"{'' if move.lease_until is None else ' AND lease_until = ?'}",
                 (
                     target,
                     None if settled else move.due_at,
@@ -348,6 +358,7 @@ def apply_move(transaction: Transaction, move: Move, now: datetime) -> bool:
                     move.provider_id,
                     move.delivery_id,
                     *legal,
+                    *(() if move.lease_until is None else (move.lease_until,)),
                 ),
             )
             > 0
@@ -355,23 +366,26 @@ def apply_move(transaction: Transaction, move: Move, now: datetime) -> bool:
         if held and settled:
             note_settled(transaction, move.delivery_id, target, _error_of(move, target), now)
         if held and target in _MISSED:
-            _look_at_mail(transaction, move.delivery_id, now)
+            look_at_mail(transaction, move.delivery_id, now)
     elif move.due_at is not None:
+        # What is claimed is due when its lease runs out, and at no other time.
         held = (
             transaction.execute(
-                "UPDATE delivery SET due_at = ? WHERE id = ? AND settled_at IS NULL", (move.due_at, move.delivery_id)
+                "UPDATE delivery SET due_at = CASE WHEN state = ? THEN due_at ELSE ? END "
+                "WHERE id = ? AND settled_at IS NULL",
+                (DeliveryState.CLAIMED, move.due_at, move.delivery_id),
             )
             > 0
         )
     # A window that passed tells nothing about a delivery that was answered before the offer was even made: its replay
     # was quicker.
     if move.attempt is not None and (held or move.attempt.outcome is not OutcomeKind.UNANSWERED):
-        _record(transaction, move.delivery_id, move.attempt)
+        record_attempt(transaction, move.delivery_id, move.attempt)
     return held
 
 
-def _look_at_mail(transaction: Transaction, delivery_id: UUID, now: datetime) -> None:
-    """A device will not have it: what is mailed only then is looked at now."""
+def look_at_mail(transaction: Transaction, delivery_id: UUID, now: datetime) -> None:
+    """Look now at what is mailed only when no device has it: this one will not."""
     transaction.execute(
         "UPDATE delivery SET due_at = ? WHERE notification = (SELECT notification FROM delivery WHERE id = ?) "
         "AND if_unconfirmed = ? AND mailbox IS NOT NULL AND state = ? AND digest IS NULL AND attempts = 0",
@@ -385,7 +399,8 @@ def _error_of(move: Move, state: DeliveryState) -> str | None:
     return None if move.attempt is None else move.attempt.reason
 
 
-def _record(transaction: Transaction, delivery_id: UUID, attempt: AttemptRow) -> None:
+def record_attempt(transaction: Transaction, delivery_id: UUID, attempt: AttemptRow) -> None:
+    """Record an attempt as the delivery's next one."""
     transaction.execute(
         "INSERT INTO attempt (id, delivery, number, channel, started_at, latency_ms, outcome, code, reason) "
         "VALUES (?, ?, (SELECT COUNT(*) + 1 FROM attempt WHERE delivery = ?), ?, ?, ?, ?, ?, ?)",

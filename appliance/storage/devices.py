@@ -13,9 +13,9 @@ from uuid import UUID
 from appliance.domain.device import REGISTRATIONS_PER_HOUR, AddressKind, Platform
 from appliance.domain.errors import Forbidden, NotEnrolled, NotFound, PushDisabled, TooMany, Unavailable
 from appliance.domain.identifier import make_id
-from appliance.domain.ladder import OPEN, DeliveryState
 from appliance.storage.apps import enrol_user, enrolment_id
 from appliance.storage.database import Database
+from appliance.storage.giving_up import settle_handed_on, settle_unregistered
 from appliance.storage.sql import Row, instant_of, marks, optional_uuid_of, uuid_of
 from appliance.storage.writer import Job, Transaction
 
@@ -27,8 +27,6 @@ MAX_USER_DEVICES: Final = 1_000
 BY_ITS_USER: Final = "Unregistered by its user."
 BY_THE_APP: Final = "Unregistered by the app."
 _REVOKED: Final = frozenset({BY_ITS_USER, BY_THE_APP})
-
-_OPEN_STATES: Final = tuple(sorted(OPEN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,7 +311,7 @@ def _put(transaction: Transaction, registration: Registration, now: datetime) ->
             raise Unavailable("The device was registered elsewhere at this moment. Register it again.")
     device_id, owner_id, app_id, retired_at = uuid_of(known[0]), uuid_of(known[1]), optional_uuid_of(known[2]), known[3]
     if owner_id != registration.user_id or app_id != registration.app_id:
-        _settle_open(transaction, device_id, DeliveryState.SUPPRESSED, now)
+        settle_handed_on(transaction, device_id, now)
     _update(transaction, device_id, registration, now, anew=owner_id != registration.user_id or retired_at is not None)
     return Registered(device_id, is_new=False, former_user_id=owner_id if owner_id != registration.user_id else None)
 
@@ -384,19 +382,9 @@ def _retire_job(device_id: UUID, condition: str, owner_id: UUID, reason: str, no
         )
         if retired != 1:
             raise NotFound("There is no such device, or it is not yours.")
-        _settle_open(transaction, device_id, DeliveryState.GONE, now)
+        settle_unregistered(transaction, device_id, now)
 
     return job
-
-
-def _settle_open(transaction: Transaction, device_id: UUID, state: DeliveryState, now: datetime) -> None:
-    # Also what is offered or claimed right now: whoever holds it finds its guard broken and changes nothing. (In the
-    # ladder's words its window or lease ends, and then it is suppressed or gone.)
-    transaction.execute(
-        "UPDATE delivery SET state = ?, settled_at = ?, due_at = NULL, lease_until = NULL "
-        f"WHERE device = ? AND settled_at IS NULL AND state IN ({marks(len(_OPEN_STATES))})",
-        (state, now, device_id, *_OPEN_STATES),
-    )
 
 
 def _standing(row: Row) -> Standing:

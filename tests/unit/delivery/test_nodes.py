@@ -3,22 +3,26 @@
 import asyncio
 import struct
 from contextlib import AsyncExitStack
+from dataclasses import replace as replace_fields
 from random import Random
 from uuid import UUID, uuid4
 
 import pytest
 from msgspec.structs import replace
 
+from appliance.channels.contract import ChannelName
 from appliance.delivery import nodes_messages as said
 from appliance.delivery.accept import Acceptor
 from appliance.delivery.engine import LONGEST_SLEEP_S, DeliveryEngine
 from appliance.delivery.nodes import ASK_S, Nodes
 from appliance.delivery.nodes_peers import SILENT_AFTER_S
 from appliance.delivery.remote import LEASE
+from appliance.domain.ladder import event_of
+from appliance.domain.outcome import Accepted, Rejected, Retry, kind_of
 from appliance.hub.messages import EncodedNotification
 from appliance.storage.database import open_database
-from appliance.storage.deliveries import claim_job
-from appliance.storage.sql import uuid_of
+from appliance.storage.deliveries import AttemptRow, Move, claim_job, hand_back_job, lapse_job, move_job
+from appliance.storage.sql import instant_of, uuid_of
 from tests.doubles.channel import ScriptedChannel
 from tests.doubles.hub_backend import make_envelope
 from tests.doubles.hub_stand_in import HubStandIn
@@ -233,6 +237,28 @@ async def _accept_and_die(house, app, user):
     engine = DeliveryEngine(house.database, house.hub, house.channels, house.remote, house.clock)
     house.acceptor = Acceptor(house.database, engine, house.clock)
     return await house.send(app, user)
+
+
+@pytest.mark.parametrize("outcome", [Retry("down"), Rejected("no"), Accepted("late")], ids=["retry", "no", "yes"])
+async def test_the_late_result_of_a_node_that_hung_does_not_move_the_claim_of_another(street, outcome):
+    here, _ = street.houses
+    now = street.clock.now()
+    sent = await _accept_and_die(here, street.app, street.user)
+    [(row,)] = await here.database.read("SELECT id FROM delivery")
+    delivery = uuid_of(row)
+    hung, other = now + LEASE, now + 2 * LEASE
+    await here.database.write(claim_job([delivery], hung))
+    await here.database.write(lapse_job(hung))
+    await here.database.write(claim_job([delivery], other))
+    attempt = AttemptRow(ChannelName.FCM, now, 1, kind_of(outcome), "code", "reason")
+    late = Move(delivery, event_of(outcome), attempt, due_at=now, lease_until=hung)
+    assert await here.database.write(move_job([late], now)) == [False]
+    assert await here.database.write(hand_back_job({hung: [delivery]}, now)) == 0
+    await here.database.write(move_job([Move(delivery, None, due_at=now + 9 * LEASE)], now))
+    [(due_at,)] = await here.database.read("SELECT due_at FROM delivery")
+    assert instant_of(due_at) == other
+    assert await here.state(sent) == ["claimed"]
+    assert await here.database.write(move_job([replace_fields(late, lease_until=other)], now)) == [True]
 
 
 async def test_a_client_that_cannot_acknowledge_is_offered_there_and_pushed_in_parallel(street):

@@ -181,10 +181,25 @@ async def test_nodes_speak_over_tls_with_an_authority_of_ones_own(redis, tmp_pat
         server.remove()
 
 
-async def test_a_url_that_cannot_be_understood_is_refused_without_being_shown():
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://me:secret@host",
+        "redis://me:secret@host/0?foo=1",
+        "redis://me:secret@host/0?socket_timeout=soon",
+        "redis://me:secret@host/0?decode_responses=secret",
+        "redis://me:secret@host/0?max_connections=1",
+        "redis://me:secret@host/0?ssl_cert_reqs=required",
+        "rediss://me:secret@host/0?ssl_cert_reqs=secret",
+        "rediss://me:secret@host/0?ssl_secret=1",
+    ],
+)
+async def test_a_url_that_cannot_be_understood_is_refused_without_being_shown(url):
+    """One with an unknown option was let in, and ended everything that nodes do when they first connected."""
     with pytest.raises(ValueError) as refused:
-        RedisBus(Secret("http://me:secret@host"), NAMES, Random(1))
+        RedisBus(Secret(url), NAMES, Random(1))
     assert "secret" not in str(refused.value)
+    assert str(refused.value).startswith("REDIS_URL ")
 
 
 async def test_a_frame_of_the_next_version_is_not_for_this_one():
