@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -354,6 +355,24 @@ class TestCredentials:
         await hand.shake_hands_by_polls()
         (close,) = (await hand.poll()).records
         assert close["error"] == "The access token has expired." and close["allowReconnect"] is True
+        assert datetime.now(UTC) - expires_at < timedelta(seconds=1)
+
+    async def test_a_token_that_ends_earlier_than_the_one_before_is_not_taken_over(
+        self, server: HubServer, hand: HubByHand
+    ) -> None:
+        await hand.shake_hands_by_polls()
+        principal = server.backend.principals["alice"]
+        earlier = principal.expires_at - timedelta(minutes=30)
+        server.backend.principals["shorter"] = replace(principal, token_id="t-2", expires_at=earlier)
+        assert (await hand.post(b'{"type":6}\x1e', authorization="Bearer shorter")).status == 200
+        waiting = await hand.line()
+        waiting.begin("GET", hand.target, {"authorization": "Bearer shorter"})
+        await wait_for_poll(server)
+        server.hub.close_token("t-2", "The shorter one.")
+        server.send(title="it does not matter")
+        assert titles(await waiting.reply()) == ["it does not matter"]
+        server.hub.close_token("token-of-alice", "The longer one.")
+        assert (await hand.poll()).records == [{"type": 7, "error": "The longer one."}]
 
 
 def _cut_ids(server: HubServer) -> set[object]:

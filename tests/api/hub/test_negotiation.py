@@ -13,7 +13,9 @@ from websockets.exceptions import InvalidStatus
 from appliance.domain.principal import PrincipalKind
 from appliance.hub.limits import HubLimits
 from tests.doubles.hub_client import open_hub, open_socket
+from tests.doubles.hub_http import HANDSHAKE, by_hand
 from tests.doubles.hub_server import ALICE, HubServer, run_hub
+from tests.doubles.raw_websocket import CLOSE, TEXT, make_frame, open_raw
 
 SHOP = UUID(int=7)
 ALICE_HEADERS = {"Authorization": "Bearer alice"}
@@ -256,3 +258,18 @@ class TestCaps:
             assert [answer.status_code for answer in answers] == [200, 200, 503]
             bob = await http.post(server.http + "/negotiate", headers={"Authorization": "Bearer bob"})
             assert bob.status_code == 200
+
+
+class TestEnding:
+    async def test_an_id_is_unknown_as_soon_as_its_connection_has_ended_although_the_socket_is_still_open(
+        self, server: HubServer
+    ) -> None:
+        async with by_hand(server) as hand, open_raw(server.port) as socket:
+            assert await socket.upgrade(path=hand.target) == 101
+            await socket.send(make_frame(HANDSHAKE))
+            await socket.next_frame()
+            assert (await hand.post(b"")).status == 405
+            server.hub.close_user(ALICE, "The account was disabled.")
+            # The goodbye and the close frame, to which this client does not answer.
+            assert [(await socket.next_frame()).opcode for _ in range(2)] == [TEXT, CLOSE]
+            assert (await hand.post(b"")).status == 404

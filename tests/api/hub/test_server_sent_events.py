@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 import httpx
@@ -169,6 +170,15 @@ class TestEnding:
         server.hub.close_user(ALICE, "Your account was disabled.")
         assert await next_title(events) == "before the end"
         assert await events.rest() == [{"type": 7, "error": "Your account was disabled."}]
+
+    async def test_an_expired_token_ends_it_within_a_second(self, server: HubServer) -> None:
+        expires_at = datetime.now(UTC) + timedelta(seconds=0.7)
+        server.backend.add_user("short", ALICE, expires_at=expires_at)
+        async with by_hand(server, "short") as hand:
+            events = await hand.stream()
+            told = {"type": 7, "error": "The access token has expired.", "allowReconnect": True}
+            assert await events.rest() == [told]
+            assert datetime.now(UTC) - expires_at < timedelta(seconds=1)
 
     async def test_a_drain_tells_it_to_come_back(self) -> None:
         async with run_hub() as server, by_hand(server) as hand:

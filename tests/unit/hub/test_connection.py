@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from appliance.hub import endings
+from appliance.hub.encoding import Frame
 from appliance.hub.transport_websocket import WebSocketPipe
 from tests.doubles.hub_house import PING, USER, House, call, ending_of, settle
 
@@ -180,3 +181,16 @@ async def test_the_pipe_to_a_server_that_takes_events_is_free_at_once_too() -> N
         assert held() is None
     finally:
         gc.enable()
+
+
+async def test_an_ending_whose_goodbye_has_no_room_is_abrupt(house: House) -> None:
+    """Nobody waits for a goodbye that was never written."""
+    house.limit(outbox_bytes=100)
+    connection, wire = await house.connect()
+    wire.is_stalled = True
+    connection.push(Frame("x" * 10, 10))
+    connection.push(Frame("x" * 90, 90))
+    connection.end(endings.make_revocation("The account was disabled."))
+    assert connection.ending is not None
+    assert (connection.ending.reason, connection.ending.is_abrupt) == ("revoked", True)
+    assert wire.stuck[0].cancelled()
