@@ -16,7 +16,7 @@ from appliance.domain.ladder import DeliveryState, Event, advance, is_settled, m
 from appliance.domain.notification import Content, NotificationState
 from appliance.domain.outcome import OutcomeKind
 from appliance.storage.database import Database
-from appliance.storage.receipts import EXPIRED_TEXT, note_settled
+from appliance.storage.receipts import EXPIRED_TEXT, note_many_settled, note_settled
 from appliance.storage.sending import content_of
 from appliance.storage.sql import bytes_of, instant_of, marks, uuid_of
 from appliance.storage.writer import Job, Transaction
@@ -203,7 +203,9 @@ def recover_job(now: datetime) -> Job[int]:
 
     def job(transaction: Transaction) -> int:
         return transaction.execute(
-            "UPDATE delivery SET state = ?, lease_until = NULL, due_at = ? WHERE state IN (?, ?)",
+            # What is settled is most of the table, and what is open has an index.
+            "UPDATE delivery SET state = ?, lease_until = NULL, due_at = ? "
+            "WHERE settled_at IS NULL AND state IN (?, ?)",
             (DeliveryState.QUEUED, now, DeliveryState.OFFERED, DeliveryState.CLAIMED),
         )
 
@@ -255,9 +257,9 @@ def expire_job(now: datetime, limit: int) -> Job[int]:
             "ORDER BY due_at LIMIT ?) RETURNING id",
             (advance(DeliveryState.QUEUED, Event.EXPIRE), now, now, now, *expirable, limit),
         )
-        for row in expired:
-            note_settled(transaction, uuid_of(row[0]), DeliveryState.EXPIRED, EXPIRED_TEXT, now)
-        return len(expired)
+        ids = [uuid_of(row[0]) for row in expired]
+        note_many_settled(transaction, ids, DeliveryState.EXPIRED, EXPIRED_TEXT, now)
+        return len(ids)
 
     return job
 
