@@ -1,6 +1,7 @@
 """What the hub reads of a request, and how it answers one, whatever the transport."""
 
 import asyncio
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
@@ -11,6 +12,7 @@ from appliance.hub.refusals import Refusal
 
 MOUNT_PATH: Final = "/hubs/notifications"
 NO_STORE: Final = ("cache-control", "no-store")
+_SLASHES: Final = re.compile("/+")
 _MOST_QUERY_FIELDS: Final = 32
 _LONGEST_USER_AGENT_CHARS: Final = 256
 _EVENT_STREAM: Final = "text/event-stream"
@@ -54,7 +56,8 @@ class HubRequest:
 
 def read_request(scope: Scope) -> HubRequest:
     """Read what the hub needs to know. Raises `Refusal`: 404 for another path, 400 for too long a query."""
-    path = str(scope["path"]).removeprefix(MOUNT_PATH).rstrip("/")
+    # What stands before the hub may have joined slashes already; so they count as one wherever it is served.
+    path = _SLASHES.sub("/", str(scope["path"]).removeprefix(MOUNT_PATH)).rstrip("/")
     if path not in ("", "/negotiate"):
         raise Refusal(404, "", cause="path")
     query = _read_query(scope)

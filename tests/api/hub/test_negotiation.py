@@ -260,6 +260,12 @@ class TestCaps:
             assert bob.status_code == 200
 
 
+class TestPath:
+    @pytest.mark.parametrize("path", ["/negotiate", "//negotiate", "/negotiate/", "///negotiate//"])
+    async def test_repeated_slashes_count_as_one(self, http: httpx.AsyncClient, path: str) -> None:
+        assert (await http.post(f"{http.base_url}".rstrip("/") + f"{path}?negotiateVersion=1")).status_code == 200
+
+
 class TestEnding:
     async def test_an_id_is_unknown_as_soon_as_its_connection_has_ended_although_the_socket_is_still_open(
         self, server: HubServer
