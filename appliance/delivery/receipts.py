@@ -223,7 +223,9 @@ class ReceiptSender:
             # The receiver asks for no more of this: an admin may still send it again.
             self._rest(lane)
             return Told(row.id, ReceiptState.DEAD, "The webhook answered 410: it is gone for good.")
-        retry_after = read_retry_after(reply.headers.get("retry-after"), self._clock.now())
+        retry_after = read_retry_after(
+            reply.headers.get("retry-after"), self._clock.now(), sent_at=reply.headers.get("date")
+        )
         return self._failed(row, lane, f"The webhook answered {reply.status} instead of 2xx.", retry_after)
 
     def _failed(self, row: ReceiptRow, lane: _Lane, answer: str, retry_after: timedelta | None) -> Told:
