@@ -335,6 +335,32 @@ class TestEnding:
             assert (frames[0].payload, code) == (b'{"type":7}\x1e', 1000)
             assert not _list_transports(server)
 
+    async def test_a_write_to_a_lost_peer_is_over_where_nobody_reads_any_more(self) -> None:
+        """Whoever had asked for an event and been cancelled counted as a reader: a goodbye waited out its deadline."""
+        unfinished, outcome = asyncio.Event(), asyncio.get_running_loop().create_future()
+
+        async def write_without_reading(scope: Scope, receive: Receive, send: Send) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            asyncio.ensure_future(receive()).cancel()
+            done = True
+            while done:
+                write: Any = send({"type": "websocket.send", "bytes": bytes(60_000)})
+                # The system may still take it, in a moment.
+                done = write.done() or bool((await asyncio.wait({write}, timeout=0.2))[0])
+            unfinished.set()
+            outcome.set_result(bool((await asyncio.wait({write}, timeout=2.0))[0]))
+
+        listener = LeanListener(write_without_reading, _bind())
+        await listener.start()
+        async with open_raw(listener.port) as raw:
+            assert await raw.upgrade() == 101
+            raw.writer.transport.pause_reading()
+            await unfinished.wait()
+            raw.writer.transport.abort()
+        assert await asyncio.wait_for(outcome, 8.0)
+        await listener.stop()
+
     async def test_stopping_drops_those_that_answer_no_close_frame(self) -> None:
         limits = LeanLimits(close_wait_s=30.0, stop_wait_s=0.2)
         async with (
