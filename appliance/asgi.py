@@ -52,7 +52,8 @@ from appliance.security.outbound_ways import open_ways_out
 from appliance.security.sealing import Sealer
 from appliance.security.trusted_proxies import believe
 from appliance.settings import Settings, SettingsError
-from appliance.storage.database import open_database
+from appliance.storage.database import Database, open_database
+from appliance.storage.shared_clock import SharedClock
 from wizard.routes import wizard_router
 
 logger = logging.getLogger(__name__)
@@ -131,10 +132,10 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
 
     Raises what opening the database, the keys or the settings raises, before anything is served.
     """
-    clock = SystemClock()
     sealer = Sealer(settings.secret_key, [settings.secret_key_previous] if settings.secret_key_previous else [])
     async with (
         open_database(settings.data_dir, settings.database_url or None) as database,
+        _keep_time(database) as clock,
         open_identity(database, settings, clock) as identity,
     ):
         seen = SeenDevices(database, clock)
@@ -223,6 +224,18 @@ async def build(settings: Settings) -> AsyncIterator[Application]:
         finally:
             await channels.close()
             await ways.close()
+
+
+@asynccontextmanager
+async def _keep_time(database: Database) -> AsyncIterator[Clock]:
+    """Give the clock that all nodes of this database share; a single node on SQLite has its own."""
+    if database.is_sqlite:
+        yield SystemClock()
+        return
+    clock = SharedClock(SystemClock(), database)
+    await clock.measure()
+    async with _running({"clock": clock}):
+        yield clock
 
 
 def _join_nodes(settings: Settings, sealer: Sealer, hub: Hub, clock: Clock, identity: Identity) -> Nodes:

@@ -29,6 +29,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from appliance.delivery import nodes_messages as said
+from appliance.delivery.nodes_clocks import MOST_S, ClockDifferences
 from appliance.delivery.nodes_contract import Asking, Bus, LocalHub
 from appliance.delivery.nodes_peers import SILENT_AFTER_S, Heard, Peers
 from appliance.delivery.nodes_queue import FrameQueue, Outgoing
@@ -83,6 +84,7 @@ class Nodes:
         self._engine: Asking | None = None
         self._queue = FrameQueue(self.id)
         self._peers = Peers()
+        self._clocks = ClockDifferences()
         self._taken = TakenOffers()
         self._withdrawn: OrderedDict[UUID, None] = OrderedDict()
         self._is_open = False
@@ -121,7 +123,15 @@ class Nodes:
                 "Redis does not answer. What one node accepts reaches devices on another by the next layer, or some "
                 "seconds later."
             )
-        return f"Redis answers; other nodes alive: {len(self._peers)}."
+        text = f"Redis answers; other nodes alive: {len(self._peers)}."
+        if self.clock_difference_s > MOST_S:
+            text += f" Their clocks differ by {self.clock_difference_s:.0f} s: let all machines follow a time server."
+        return text
+
+    @property
+    def clock_difference_s(self) -> float:
+        """How far the clock of another node is off from this one's, at most."""
+        return self._clocks.largest_s
 
     # What the engine and the API ask.
 
@@ -186,7 +196,7 @@ class Nodes:
 
     def take(self) -> Outgoing | None:
         """Give the next frame that is to leave."""
-        outgoing = self._queue.take()
+        outgoing = self._queue.take(self._now_ms())
         self.counters.frames_sent += outgoing is not None
         return outgoing
 
@@ -202,6 +212,7 @@ class Nodes:
             logger.warning("nodes_cut_off", extra={"reason": reason})
         self._is_open = self._is_up = False
         self._queue.clear()
+        self._clocks.clear()
         for node in self._peers.drop_silent(float("inf")):
             logger.debug("node_out_of_reach", extra={"node": str(node)})
 
@@ -234,6 +245,7 @@ class Nodes:
         for node in self._peers.drop_silent(now):
             # What it accepted in its last moment was perhaps not told.
             logger.warning("node_silent", extra={"node": str(node)})
+            self._clocks.forget(node)
             self.want_resync()
         if not self._is_up and now - self._looked_at >= LOOK_EVERY_S:
             self.want_resync()
@@ -338,10 +350,21 @@ class Nodes:
             logger.info("node_joined", extra={"node": str(frame.node)})
             # It may have been here before, and may not know who sits here.
             self._are_seats_due = True
+        if frame.said_at_ms and heard is not Heard.REPEATED:
+            self._compare_clocks(frame)
         if heard is Heard.BEHIND_A_GAP:
             self.counters.gaps += 1
             self._miss()
         return heard is not Heard.REPEATED
+
+    def _compare_clocks(self, frame: said.Frame) -> None:
+        difference_s = self._clocks.hear(frame.node, (self._now_ms() - frame.said_at_ms) / 1000)
+        if difference_s is not None:
+            fact = {"node": str(frame.node), "behind_s": round(difference_s, 1)}
+            logger.warning("node_clock_differs", extra=fact)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now().timestamp() * 1000)
 
     def _miss(self) -> None:
         """Something may have been said that was not heard here: notifications, seats, revocations."""
@@ -362,6 +385,7 @@ class Nodes:
             case said.Leaving():
                 logger.info("node_left", extra={"node": str(node)})
                 self._peers.leave(node)
+                self._clocks.forget(node)
             case _:
                 self._tell_engine(node, message)
 

@@ -131,17 +131,22 @@ AnyMessage = Offer | Taken | Acknowledged | Cut | Seated | CloseDevice | Withdra
 
 
 class Frame(msgspec.Struct, frozen=True, array_like=True):
-    """What one node says at one time. Without messages it says that the node lives."""
+    """What one node says at one time. Without messages it says that the node lives.
+
+    `said_at_ms` is its wall clock, in milliseconds since 1970; 0 where it is not told.
+    """
 
     node: UUID
     number: int
     messages: list[AnyMessage]
+    said_at_ms: int = 0
 
 
 class _RawFrame(msgspec.Struct, frozen=True, array_like=True):
     node: UUID
     number: int
     messages: list[msgspec.Raw]
+    said_at_ms: int
 
 
 _encoder: Final = msgspec.msgpack.Encoder(uuid_format="bytes")
@@ -172,9 +177,10 @@ def encode_message(message: Message) -> bytes:
     return _encoder.encode(message)
 
 
-def encode_frame(node: UUID, number: int, messages: Sequence[bytes]) -> bytes:
+def encode_frame(node: UUID, number: int, messages: Sequence[bytes], said_at_ms: int = 0) -> bytes:
     """Put encoded messages into a frame."""
-    return bytes([VERSION]) + _encoder.encode(_RawFrame(node, number, [msgspec.Raw(one) for one in messages]))
+    raw = _RawFrame(node, number, [msgspec.Raw(one) for one in messages], said_at_ms)
+    return bytes([VERSION]) + _encoder.encode(raw)
 
 
 def decode_frame(data: bytes) -> Frame:

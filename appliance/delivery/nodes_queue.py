@@ -66,10 +66,10 @@ class FrameQueue:
         self._bytes = 0
         self._is_beat_due = False
 
-    def take(self) -> Outgoing | None:
-        """Give the next frame, None when there is nothing to say."""
+    def take(self, now_ms: int = 0) -> Outgoing | None:
+        """Give the next frame, None when there is nothing to say; `now_ms` is told with it (wall clock)."""
         if not self._waiting:
-            return self._make(None, []) if self._is_beat_due else None
+            return self._make(None, [], now_ms) if self._is_beat_due else None
         # Each in its turn: whoever has much to hear does not keep the others waiting.
         to = next(iter(self._waiting))
         queue = self._waiting.pop(to)
@@ -81,11 +81,11 @@ class FrameQueue:
         if queue:
             self._waiting[to] = queue
         self._bytes -= size
-        return self._make(to, messages)
+        return self._make(to, messages, now_ms)
 
-    def _make(self, to: UUID | None, messages: list[bytes]) -> Outgoing:
+    def _make(self, to: UUID | None, messages: list[bytes], now_ms: int) -> Outgoing:
         if to is not None:
             return Outgoing(to, encode_frame(self._node, 0, messages))
         self._is_beat_due = False
         self._number += 1
-        return Outgoing(None, encode_frame(self._node, self._number, messages))
+        return Outgoing(None, encode_frame(self._node, self._number, messages, now_ms))

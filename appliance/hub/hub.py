@@ -184,12 +184,14 @@ class Hub:
 
     def give_way(self, device_id: UUID, seat_stamp: int) -> int | None:
         """End the device's session here if the given seat on another node is newer; else give the stamp of ours."""
-        if self._core.seats is not None:
-            self._core.seats.learn(seat_stamp)
+        seats = self._core.seats
+        if seats is None:
+            return None
+        seats.learn(seat_stamp)
         connection = self._core.presence.find_device(device_id)
         if connection is None or connection.session is None:
             return None
-        if connection.session.seat_stamp >= seat_stamp:
+        if not seats.is_newer(seat_stamp, connection.session.seat_stamp):
             return connection.session.seat_stamp
         connection.end(endings.REPLACED)
         return None

@@ -74,6 +74,11 @@ class ApplianceCollector(Collector):
         counters = nodes.counters
         yield _gauge("carillon_nodes_connected", "Whether Redis carries what this node says.", float(nodes.is_up))
         yield _gauge("carillon_nodes_others", "Other nodes that are alive.", nodes.others)
+        yield _gauge(
+            "carillon_nodes_clock_difference_seconds",
+            "How far the clock of another node is off from this one's, at most.",
+            nodes.clock_difference_s,
+        )
         yield _counter("carillon_nodes_messages_dropped", "Messages to others that were never sent.", nodes.dropped)
         for name, text, value in (
             ("frames_sent", "Frames sent to other nodes.", counters.frames_sent),

@@ -4,6 +4,7 @@ import asyncio
 import struct
 from contextlib import AsyncExitStack
 from dataclasses import replace as replace_fields
+from datetime import timedelta
 from random import Random
 from uuid import UUID, uuid4
 
@@ -24,6 +25,7 @@ from appliance.storage.database import open_database
 from appliance.storage.deliveries import AttemptRow, Move, claim_job, hand_back_job, lapse_job, move_job
 from appliance.storage.sql import instant_of, uuid_of
 from tests.doubles.channel import ScriptedChannel
+from tests.doubles.hand_clock import HandClock
 from tests.doubles.hub_backend import make_envelope
 from tests.doubles.hub_stand_in import HubStandIn
 from tests.doubles.memory_bus import MemoryBus, MemoryWire
@@ -340,6 +342,39 @@ async def test_an_offer_that_its_withdrawal_has_overtaken_is_not_made(street):
     here.nodes.ask(EncodedNotification(envelope), [street.phone])
     street.wire.carry()
     assert there.hub.offers == []
+
+
+async def test_clocks_that_differ_are_told_once_and_no_longer_when_they_agree_again(street, caplog):
+    here, there = street.houses
+    skewed = HandClock()
+    skewed.wall = street.clock.wall + timedelta(seconds=11)
+    there.nodes._clock = skewed
+
+    def beat(times):
+        for _ in range(times):
+            there.nodes.beat()
+            street.wire.carry()
+
+    beat(20)
+    assert here.nodes.clock_difference_s == pytest.approx(11, abs=0.01)
+    assert "differ by 11 s" in here.nodes.describe()
+    assert [one.getMessage() for one in caplog.records].count("node_clock_differs") == 1
+    skewed.wall = street.clock.wall
+    beat(1)
+    assert here.nodes.clock_difference_s < 2
+    assert "differ" not in here.nodes.describe()
+
+
+async def test_a_beat_that_comes_late_says_nothing_of_a_clock(street):
+    here, there = street.houses
+    for _ in range(4):
+        there.nodes.beat()
+        frame = there.nodes.take()
+        street.clock.pass_s(3)
+        here.nodes.hear(frame.data)
+        there.nodes.beat()
+        street.wire.carry()
+    assert here.nodes.clock_difference_s < 2
 
 
 async def test_an_answer_after_the_next_layer_is_on_opens_no_window(street):

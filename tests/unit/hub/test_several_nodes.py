@@ -246,6 +246,20 @@ def test_a_stamp_from_days_ahead_spoils_no_clock():
     assert clock.stamp() < 2**62
 
 
+def test_a_seat_of_a_clock_that_was_days_ahead_does_not_win_for_ever():
+    """Whoever came later lost against it, and was told not to come back."""
+    clock = HandClock()
+    clock.pass_s(3 * 86_400)
+    here, there = SeatClock(clock), SeatClock(HandClock())
+    old, new = here.stamp(), there.stamp()
+    assert there.is_newer(new, old) and not there.is_newer(old, new)
+    clock.pass_s(-3 * 86_400)
+    assert here.is_newer(new, old), "once its clock is right again"
+    assert there.is_newer(here.stamp(), old), "and what it gives out then is believed"
+    later = there.stamp()
+    assert there.is_newer(later, new) and not there.is_newer(new, later) and not there.is_newer(new, new)
+
+
 class _Node:
     """A whole hub, one of many, with connections that a test opens in it."""
 
