@@ -58,7 +58,9 @@ def log(tmp_path):
     handlers, level = root.handlers[:], root.level
     set_up_logging(load_settings(tmp_path, {"LOG_LEVEL": "debug"}))
     written = io.StringIO()
-    root.handlers[0].setStream(written)
+    handler = root.handlers[0]
+    assert isinstance(handler, logging.StreamHandler)
+    handler.setStream(written)
     # The mail server under test speaks of what it takes; the program does not.
     logging.getLogger("mail.log").setLevel(logging.WARNING)
     yield written

@@ -124,6 +124,7 @@ async def connected_phone(node: RunningAppliance, user: TestUser, device_id: str
         async def read() -> None:
             async for notification in listener:
                 phone.titles.append(notification.title)
+                assert notification.sequence is not None
                 phone.sequences.append(notification.sequence)
                 phone.arrived.set()
 

@@ -355,7 +355,7 @@ class TestEnding:
         await listener.start()
         async with open_raw(listener.port) as raw:
             assert await raw.upgrade() == 101
-            raw.writer.transport.pause_reading()
+            raw.writer.transport.pause_reading()  # type: ignore[attr-defined]
             await unfinished.wait()
             raw.writer.transport.abort()
         assert await asyncio.wait_for(outcome, 8.0)

@@ -611,7 +611,7 @@ async def test_what_was_handed_over_is_offered_to_the_other_nodes_before_the_eng
     here, there = street.houses
     tablet = await here.add_hub_device(street.user, "tablet")
     there.hub.connect(tablet)
-    here.acceptor = Acceptor(here.database, StoppedByIt(here.engine), here.clock)
+    here.acceptor = Acceptor(here.database, StoppedByIt(here.engine), here.clock)  # type: ignore[arg-type]
     sent = await here.send(street.app, street.user)
     await street.unprompted_until(lambda: not here.engine.is_running)
     assert here.engine.handed_over == 0
@@ -643,7 +643,7 @@ async def test_a_node_says_goodbye_only_when_it_has_told_everything(clock, untol
 
     bus = HeldBus()
     nodes = Nodes(bus, HubStandIn(), clock, bus.stopped.wait, Random(1))
-    nodes.attach(Engine())
+    nodes.attach(Engine())  # type: ignore[arg-type]
     running = asyncio.create_task(nodes.run())
     await asyncio.sleep(0)
     await asyncio.sleep(0)

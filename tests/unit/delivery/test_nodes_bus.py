@@ -213,9 +213,14 @@ async def test_a_transport_that_was_closed_under_the_library_is_a_lost_connectio
     """The story: of a killed Redis the event loop said RuntimeError, and it was logged as an internal error."""
 
     class ClosedUnder:
-        async def stream_events(self):
+        def stream_events(self):
+            return self
+
+        def __aiter__(self):
+            return self
+
+        async def __anext__(self):
             raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
-            yield
 
     with pytest.raises(ConnectionResetError):
-        await listen(ClosedUnder(), None)
+        await listen(ClosedUnder(), None)  # type: ignore[arg-type]

@@ -164,7 +164,7 @@ class TestAway:
         await settle()
         assert connection.ending is not None
         assert house.clock.monotonic() - given_at < window_s
-        cut = [id_ for notice in house.backend.notices if notice[0] == "cut" for id_ in notice[2]]
+        cut = [id_ for notice in house.backend.notices if notice[0] == "cut" for id_ in notice[2]]  # type: ignore[attr-defined]
         assert cut == ids
 
     async def test_after_its_own_goodbye_what_was_written_is_not_reported(self, house: House) -> None:

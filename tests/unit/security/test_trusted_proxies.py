@@ -28,9 +28,8 @@ from appliance.security.trusted_proxies import TrustedProxies, plain_address, re
 )
 def test_an_address_counts_the_same_however_it_is_written(trusted: str, address: str, is_trusted: bool) -> None:
     assert TrustedProxies([trusted])(address) is is_trusted
-    assert (
-        ConnectionGuard(None, 1, most=1, most_of_site=1, trusted_proxies=[trusted])._is_trusted(address) is is_trusted
-    )  # type: ignore[arg-type]
+    guard = ConnectionGuard(None, 1, most=1, most_of_site=1, trusted_proxies=[trusted])  # type: ignore[arg-type]
+    assert guard._is_trusted(address) is is_trusted
 
 
 @pytest.mark.parametrize(
