@@ -87,7 +87,8 @@ async def test_where_every_connection_has_a_request_under_way_one_more_is_answer
         gate = server.backend.authenticate_gate = asyncio.Event()
         for one in crowd:
             await one.send(f"{NEGOTIATE}\r\n{ALICE}\r\n\r\n".encode())
-        assert (lean := server.lean) is not None
+        lean = server.lean
+        assert lean is not None
         await wait_until(lambda: len(lean._shared.state.tasks) == 2)
         async with open_raw(server.port) as beyond:
             status, head = await beyond.ask(NEGOTIATE)

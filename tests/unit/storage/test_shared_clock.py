@@ -48,7 +48,7 @@ async def test_an_answer_that_took_long_and_one_that_did_not_come_change_nothing
             raise Unavailable("The database does not answer.")
 
     for source in (Slow(), Away()):
-        clock = SharedClock(own, source)
+        clock = SharedClock(own, source)  # type: ignore[arg-type]
         await clock.measure()
         assert clock.now() == own.now()
 
