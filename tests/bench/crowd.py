@@ -228,7 +228,8 @@ class Crowd:
         """Have one turn through the API: one send to the first user, or batches that name everybody once."""
         await self.expect()
         requests = self._make_requests(port, body, is_one_user=is_one_user)
-        if port not in self._callers:
+        # A server closes a connection on which nothing is asked for a while.
+        if port not in self._callers or self._callers[port].is_lost:
             caller = HttpCaller(lambda _, status, __: self._replies.put_nowait(status))
             await connect(caller, port, 0)
             self._callers[port] = caller

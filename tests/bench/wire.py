@@ -26,6 +26,10 @@ class HttpCaller(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
 
+    @property
+    def is_lost(self) -> bool:
+        return self._transport is None
+
     def call(self, request: bytes) -> None:
         assert self._transport is not None, "the server closed the connection"
         self._sent_at = time.perf_counter()
