@@ -11,10 +11,10 @@ from appliance.channels.contract import Channel
 from appliance.channels.email import EmailChannel
 from appliance.channels.fcm import FcmChannel
 from appliance.channels.relay import RelayChannel
-from appliance.channels.webpush import Poster, VapidKeys, WebPushChannel
+from appliance.channels.webpush import VapidKeys, WebPushChannel
 from appliance.domain.clock import Clock
 from appliance.domain.device import AddressKind
-from appliance.security.outbound import make_tls_context
+from appliance.security.outbound import Poster, make_tls_context
 from appliance.settings import DeliveryMode, Settings
 
 

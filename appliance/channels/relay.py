@@ -6,8 +6,7 @@ tokens from outages. Source: the relay's wire contract (paths, headers, signatur
 
 import hashlib
 import hmac
-from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Final
 
 import msgspec
 
@@ -19,7 +18,7 @@ from appliance.domain.device import AddressKind
 from appliance.domain.outcome import Accepted, Gone, Misconfigured, Outcome, Rejected, Retry
 from appliance.domain.retry_after import read_retry_after
 from appliance.domain.secret import Secret
-from appliance.security.outbound import OutboundFailed, OutboundRefused, Reply
+from appliance.security.outbound import OutboundFailed, OutboundRefused, Poster, Reply
 
 SLOTS: Final = 16
 MOST_BODY_BYTES: Final = 3_800
@@ -29,14 +28,6 @@ _ALL_FAILED: Final = "All providers failed"
 _WEATHER: Final = frozenset({408, 421, 425})
 """A slow network, another server's connection, too early: none is about the push itself."""
 _ID_KEY: Final = "notificationId"
-
-
-class Poster(Protocol):
-    """What the channel needs of the guarded outbound client."""
-
-    async def request(
-        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes, deadline_s: float
-    ) -> Reply: ...
 
 
 class RelayRefused(Exception):

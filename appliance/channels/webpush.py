@@ -7,7 +7,7 @@ Google's push services.
 import base64
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final, Protocol
@@ -24,7 +24,7 @@ from appliance.domain.device import AddressKind
 from appliance.domain.notification import Envelope, Priority
 from appliance.domain.outcome import Accepted, Gone, Misconfigured, Outcome, Rejected, Retry
 from appliance.domain.retry_after import read_retry_after
-from appliance.security.outbound import OutboundFailed, OutboundRefused, Reply
+from appliance.security.outbound import OutboundFailed, OutboundRefused, Poster, Reply
 from appliance.security.sealing import SealError
 
 if TYPE_CHECKING:
@@ -69,14 +69,6 @@ class VapidKeys(Protocol):
     async def vapid_key_of(self, app_id: UUID) -> VapidKey | None:
         """Give the pair, None for an app that has none. Raises `SealError` when it cannot be opened."""
         ...
-
-
-class Poster(Protocol):
-    """What the channel needs of the guarded outbound client."""
-
-    async def request(
-        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes, deadline_s: float
-    ) -> Reply: ...
 
 
 class _Keys(msgspec.Struct):

@@ -16,7 +16,7 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -27,7 +27,8 @@ from appliance.domain.errors import CarillonError
 from appliance.domain.receipt import SECRETS_OVERLAP, ReceiptState, next_receipt_try_at
 from appliance.domain.retry_after import read_retry_after
 from appliance.domain.secret import Secret
-from appliance.security.outbound import OutboundFailed, OutboundRefused, Reply
+from appliance.hub.messages import format_instant
+from appliance.security.outbound import OutboundFailed, OutboundRefused, Poster
 from appliance.security.sealing import Sealer, SealError
 from appliance.security.webhook_signing import sign_webhook
 from appliance.storage.database import Database
@@ -63,14 +64,6 @@ PAUSE_AFTER_FAULT_S: Final = 2.0
 _REST_FIRST_S: Final = 2.0
 _REST_MOST_S: Final = 300.0
 _GONE: Final = 410
-
-
-class Poster(Protocol):
-    """What receipts need of the guarded outbound client."""
-
-    async def request(
-        self, method: str, url: str, *, headers: dict[str, str], body: bytes, deadline_s: float
-    ) -> Reply: ...
 
 
 @dataclass(slots=True)
@@ -278,12 +271,7 @@ def make_receipt_body(row: ReceiptRow) -> bytes:
             "app_id": row.app_id,
             "status": row.status.name.lower(),
             "error": row.error,
-            "timestamp": format_timestamp(row.created_at),
+            "timestamp": format_instant(row.created_at),
             "number": row.number,
         }
     )
-
-
-def format_timestamp(instant: datetime) -> str:
-    """Write an instant as RFC 3339 in UTC with milliseconds."""
-    return f"{instant.isoformat(timespec='milliseconds')[:-6]}Z"

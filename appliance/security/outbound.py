@@ -11,7 +11,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import certifi
 import httpcore
@@ -29,6 +29,7 @@ __all__ = [
     "OutboundFailed",
     "OutboundRefused",
     "OutboundRules",
+    "Poster",
     "Reply",
 ]
 
@@ -66,6 +67,16 @@ class _Target:
     @property
     def origin(self) -> tuple[bool, str, int]:
         return self.is_plain, self.host, self.port
+
+
+class Poster(Protocol):
+    """What those who only send requests need of the guarded client."""
+
+    async def request(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes, deadline_s: float
+    ) -> Reply:
+        """Send one request and read the whole reply. Raises `OutboundRefused`, `OutboundFailed`."""
+        ...
 
 
 class OutboundClient:
